@@ -1,0 +1,214 @@
+//! The session with the control server: ts2021 (Noise over HTTP, then HTTP/2), register, map stream,
+//! `set-dns`, c2n (Go: `control/controlclient`).
+//!
+//! One task owns the session and is the one writer of the netmap. It ends only when the node is closed:
+//! every failure is backed off from and reported in [`ControlStatus`].
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use rustls_pki_types::CertificateDer;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    key::{DiscoPublic, NodePublic},
+    netmap::Netmap,
+    state::NodeState,
+};
+
+/// How to reach the control server and what to say there.
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// `http://` or `https://`, a host, maybe a port.
+    pub url: String,
+    /// Trusted beside the system's roots (DER).
+    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// Used when the state holds no login, or `force_login` is set.
+    pub auth_key: Option<AuthKey>,
+    /// Use the auth key even though the state holds a login.
+    pub force_login: bool,
+    /// `Hostinfo.Hostname`.
+    pub hostname: String,
+    /// `Hostinfo.RequestTags`, each starting with `tag:`.
+    pub tags: Vec<String>,
+    /// Remove the node when it goes.
+    pub ephemeral: bool,
+}
+
+/// A pre-authentication key. Its `Debug` prints nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AuthKey(zeroize::Zeroizing<String>);
+
+impl AuthKey {
+    /// Wraps the text of a key.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(zeroize::Zeroizing::new(text.into()))
+    }
+
+    /// The text, for the register request.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for AuthKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// What the data plane and the node tell control about themselves; every change is sent in a
+/// non-streaming map request.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LocalState {
+    /// The disco key of this process.
+    pub disco: Option<DiscoPublic>,
+    /// Where peers may find our UDP socket.
+    pub endpoints: Vec<Endpoint>,
+    /// What was measured about the network, the home region above all.
+    pub net_info: NetInfo,
+    /// PeerAPI ports; `None`: no PeerAPI.
+    pub peer_api: crate::netmap::PeerApi,
+    /// Hash of the `svc:` services that this node hosts, as lower-case hex; empty: none.
+    pub services_hash: String,
+    /// Some Funnel listener is enabled.
+    pub ingress_enabled: bool,
+    /// Funnel may be enabled later: control should prepare DNS.
+    pub wire_ingress: bool,
+}
+
+/// An address of our UDP socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// Where.
+    pub addr: std::net::SocketAddr,
+    /// How we know.
+    pub kind: EndpointKind,
+}
+
+/// Go: `tailcfg.EndpointType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum EndpointKind {
+    /// An interface's address.
+    Local = 1,
+    /// As a STUN server saw us.
+    Stun = 2,
+    /// Made by a port mapping.
+    Portmapped = 3,
+    /// Public address with the local port.
+    Stun4LocalPort = 4,
+    /// Configured.
+    Explicit = 5,
+}
+
+/// Go: `tailcfg.NetInfo`, the part that control uses.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NetInfo {
+    /// The region where peers find us. Without one they can't start.
+    pub preferred_derp: Option<crate::derp_map::RegionId>,
+    /// Seconds by `"<region>-v4"` and `"<region>-v6"`.
+    pub derp_latency: std::collections::BTreeMap<String, f64>,
+    /// The NAT gives us another port for another destination; `None`: unknown.
+    pub mapping_varies_by_dest_ip: Option<bool>,
+    /// A STUN answer has arrived.
+    pub working_udp: Option<bool>,
+    /// A STUN answer has arrived over IPv6.
+    pub working_ipv6: Option<bool>,
+}
+
+/// Where the session stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlStatus {
+    /// Dialling, or waiting to dial again after `last_error`.
+    Connecting {
+        /// Why the last attempt failed, in a sentence that names the next step.
+        last_error: Option<String>,
+        /// When the next attempt starts.
+        retry_at: Option<Timestamp>,
+    },
+    /// Somebody must open this URL and log in.
+    NeedsLogin {
+        /// Shown to the user.
+        url: String,
+    },
+    /// No credentials, or control refused them; only a change of configuration helps.
+    Refused {
+        /// What control said.
+        reason: String,
+    },
+    /// Logged in; an administrator must approve the machine.
+    NeedsApproval,
+    /// The map stream is up.
+    Running,
+    /// The node key has ended and could not be renewed with what is configured.
+    KeyExpired,
+}
+
+/// A handle on the session's task. Clones share it; the task ends with the token given to [`spawn`].
+#[derive(Debug, Clone)]
+pub struct Control {
+    /// The newest netmap; `None` before the first.
+    pub netmap: watch::Receiver<Option<Arc<Netmap>>>,
+    /// Where the session stands.
+    pub status: watch::Receiver<ControlStatus>,
+    pub(crate) requests: mpsc::Sender<Request>,
+}
+
+/// A request over the Noise session.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Publish a TXT record for an ACME challenge.
+    SetDns {
+        name: String,
+        value: String,
+        done: oneshot::Sender<Result<(), ControlError>>,
+    },
+    /// Log out: the node key ends now.
+    Logout {
+        done: oneshot::Sender<Result<(), ControlError>>,
+    },
+}
+
+/// Why a request to control failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ControlError {
+    /// The session is closed or was not up in time.
+    #[error("no session with the control server")]
+    NoSession,
+    /// It didn't answer within this time.
+    #[error("the control server did not answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// It answered with an error.
+    #[error("the control server answered {status}: {text}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// The beginning of the body.
+        text: String,
+    },
+    /// The transport failed.
+    #[error("control connection: {0}")]
+    Transport(String),
+}
+
+/// Persists what registration changed (a new node key, `registered`). Called before the key is used.
+pub trait Persist: Send + Sync + 'static {
+    /// Replaces the stored state.
+    fn persist(&self, state: NodeState) -> crate::state::StoreFuture<'_, ()>;
+}
+
+/// c2n requests that concern other parts of the node are answered through this.
+pub trait C2n: Send + Sync + 'static {
+    /// `GET /vip-services`: JSON body of `C2NVIPServicesResponse`.
+    fn vip_services(&self) -> String {
+        r#"{"VIPServices":[],"ServicesHash":""}"#.to_owned()
+    }
+    /// `GET /tls-cert-status?domain=`: JSON body of `C2NTLSCertInfo`.
+    fn tls_cert_status(&self, _domain: &str) -> String {
+        r#"{"Missing":true}"#.to_owned()
+    }
+}
+
+/// The node key in use; it changes when the node logs in again.
+pub type NodeKeyWatch = watch::Receiver<NodePublic>;

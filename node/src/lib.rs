@@ -1,0 +1,15 @@
+//! An embedded tailnet node.
+//!
+//! What `tsnet` is for Go programs: a program that uses this crate is a machine of a tailnet, without a
+//! tun device, privileges or a second process. It knows nothing of HTTP routing and nothing of Kubernetes.
+
+pub mod control;
+pub mod derp;
+pub mod derp_map;
+pub mod engine;
+pub mod filter;
+pub mod key;
+pub mod magicsock;
+pub mod netmap;
+pub mod node;
+pub mod state;

@@ -1,0 +1,120 @@
+//! What a node keeps over a restart, and where.
+//!
+//! [`NodeState`] is the identity (machine and node key) and what lets a restarted or moved node serve
+//! again without waiting for its peers' patience: UDP port, disco key, the newest WireGuard timestamp
+//! that it sent, and whom it served last.
+
+use std::{collections::BTreeMap, future::Future, pin::Pin};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::key::{DiscoPrivate, MachinePrivate, NodePrivate, NodePublic};
+
+/// Everything that is kept. Serialised as JSON; it holds secrets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeState {
+    /// Layout of this value; readers refuse what is newer than they know.
+    pub format: u32,
+    /// Who the machine is to control.
+    pub machine_key: MachinePrivate,
+    /// Who the node is to its peers.
+    pub node_key: NodePrivate,
+    /// A login with this node key has succeeded.
+    pub registered: bool,
+    /// How to go on where the last run ended.
+    #[serde(default)]
+    pub hand_over: HandOver,
+}
+
+impl NodeState {
+    /// The layout that this version writes.
+    pub const FORMAT: u32 = 1;
+
+    /// A new identity.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub fn generate() -> Result<Self, getrandom::Error> {
+        Ok(Self {
+            format: Self::FORMAT,
+            machine_key: MachinePrivate::generate()?,
+            node_key: NodePrivate::generate()?,
+            registered: false,
+            hand_over: HandOver::default(),
+        })
+    }
+}
+
+/// What a successor (after a restart, or on another replica) continues with.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HandOver {
+    /// A changed disco key makes Go peers drop their WireGuard session, so it is kept.
+    pub disco_key: Option<DiscoPrivate>,
+    /// The UDP port that peers know.
+    pub udp_port: Option<u16>,
+    /// Newest TAI64N timestamp sent in a handshake initiation, as its 12 bytes in hex: a peer ignores
+    /// initiations that aren't newer.
+    pub newest_tai64n: Option<String>,
+    /// Peers served last, newest first; the successor starts handshakes with them.
+    pub recent_peers: Vec<RecentPeer>,
+}
+
+/// A peer that was active when the state was written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecentPeer {
+    /// The peer's WireGuard key.
+    pub key: NodePublic,
+    /// Where it was reached last, if directly.
+    pub addr: Option<std::net::SocketAddr>,
+    /// When.
+    pub seen: Timestamp,
+}
+
+/// Why a state could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The store itself failed.
+    #[error("{action} {what}")]
+    Io {
+        /// What was tried: "read", "write", "lock".
+        action: &'static str,
+        /// The file, Secret or key concerned.
+        what: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The content makes no sense to us.
+    #[error("understand {what}: {reason}")]
+    Invalid {
+        /// The file, Secret or key concerned.
+        what: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// Somebody else uses this state: two nodes with one identity would steal each other's packets.
+    #[error("{what} is in use by another process")]
+    InUse {
+        /// The file or Secret concerned.
+        what: String,
+    },
+}
+
+/// A boxed future, so that stores can be trait objects.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StateError>> + Send + 'a>>;
+
+/// A place for state. Values are small; a write is atomic: after a crash the old or the new value is there.
+///
+/// Keys are `state` (a [`NodeState`]), `acme-account.key.pem`, and per certificate `NAME.crt` and `NAME.key`.
+pub trait StateStore: Send + Sync + std::fmt::Debug {
+    /// The value of `key`, or `None` when it was never written.
+    fn read<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>>;
+    /// Replaces values, all or none of them where the store can do so.
+    fn write(&self, values: BTreeMap<String, Vec<u8>>) -> StoreFuture<'_, ()>;
+    /// Removes everything.
+    fn clear(&self) -> StoreFuture<'_, ()>;
+}

@@ -1,0 +1,331 @@
+//! What a proxy group serves: one [`Shard`] per ConfigMap (key `config.json`), a name wholly in one shard.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::access::Access;
+
+/// The key of the ConfigMap under which a shard's JSON stands.
+pub const CONFIG_KEY: &str = "config.json";
+
+/// A part of a group's configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shard {
+    /// [`crate::FORMAT`].
+    pub format: u32,
+    /// Which coordination server the group is on.
+    pub tailnet: Tailnet,
+    /// Names by their key: the hostname, or `svc:NAME`.
+    #[serde(default)]
+    pub names: BTreeMap<String, Name>,
+}
+
+/// The coordination server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tailnet {
+    /// For example `https://controlplane.tailscale.com`.
+    pub control_url: String,
+    /// PEM roots to trust beside the public ones, for control, relays and ACME.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle: Option<String>,
+    /// ACME directory; absent: Let's Encrypt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acme_directory: Option<String>,
+    /// Never use UDP.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub derp_only: bool,
+}
+
+/// One tailnet name with everything that it serves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Name {
+    /// The object that asked for it.
+    pub owner: Owner,
+    /// The object's generation that this was made of.
+    pub generation: i64,
+    /// The node behind the name.
+    pub node: NodeConfig,
+    /// What is served on which port.
+    pub listeners: Vec<Listener>,
+    /// Own certificates, looked up before the tailnet's. By SNI, exact or one `*.` label.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<OwnCertificate>,
+}
+
+/// A Kubernetes object, for reports and logs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Owner {
+    /// For example `TailnetIngress`.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// The node of a device name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeConfig {
+    /// The host name to register.
+    pub hostname: String,
+    /// `tag:…` to ask for.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// The Secret with keys `state` (node state) and `authkey` (one-time auth key, made by the operator).
+    /// The proxy gets and patches it by name.
+    pub state: SecretRef,
+    /// The Secret (`kubernetes.io/tls`) where the issued certificate is kept; absent: the tailnet has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<SecretRef>,
+}
+
+/// A Secret in the proxy's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretRef {
+    /// Its name.
+    pub name: String,
+    /// Changes when it has to be read again.
+    #[serde(default)]
+    pub revision: String,
+}
+
+/// A certificate brought by the user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OwnCertificate {
+    /// SNI names that it is for; empty: those in the certificate.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// `kubernetes.io/tls`.
+    pub secret: SecretRef,
+}
+
+/// A port of a name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    /// TCP port on the name's addresses.
+    pub port: u16,
+    /// What is spoken there.
+    pub protocol: Protocol,
+}
+
+/// What a listener speaks and does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type")]
+pub enum Protocol {
+    /// TLS, then HTTP/1.1 or HTTP/2.
+    Https(Http),
+    /// HTTP/1.1 without TLS; answers only for the name's own hosts.
+    Http(Http),
+    /// Answers every request with a redirect to `https://` of the same host.
+    #[serde(rename_all = "camelCase")]
+    RedirectToHttps {
+        /// The HTTPS port to name; 443 is left out of the URL.
+        port: u16,
+    },
+    /// Bytes.
+    Tcp(Tcp),
+    /// TLS is ended here, bytes go on.
+    TlsTerminatedTcp(Tcp),
+}
+
+/// HTTP routing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Http {
+    /// Tried by host (exact before none), then exact path, then the longest prefix.
+    pub routes: Vec<Route>,
+    /// Which identity headers backends get.
+    #[serde(default)]
+    pub identity: Identity,
+}
+
+/// A route.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Route {
+    /// A host that this route is for, lower case, without port; absent: every host of the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Which paths.
+    pub path: PathMatch,
+    /// Replaces the matched prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replace_prefix: Option<String>,
+    /// Where to.
+    pub backend: Backend,
+    /// Who gets in; absent: whoever the tailnet's policy lets reach the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Times.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// A path condition, as Gateway API has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type", content = "value")]
+pub enum PathMatch {
+    /// This path and everything below it, element by element.
+    Prefix(String),
+    /// This path alone.
+    Exact(String),
+}
+
+/// Where requests or bytes go.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type")]
+pub enum Backend {
+    /// A Service, by the key of [`crate::endpoints::Endpoints::backends`].
+    #[serde(rename_all = "camelCase")]
+    Service {
+        /// `NAMESPACE/NAME:PORT`.
+        key: String,
+        /// How to speak to it.
+        #[serde(default)]
+        scheme: Scheme,
+    },
+    /// A fixed address: in files of people only, never written by the operator.
+    #[serde(rename_all = "camelCase")]
+    Address {
+        /// `host:port`.
+        address: String,
+        /// How to speak to it.
+        #[serde(default)]
+        scheme: Scheme,
+        /// Prepended to the request's path.
+        #[serde(default)]
+        path: String,
+    },
+    /// A unix socket: in files of people only.
+    #[serde(rename_all = "camelCase")]
+    Unix {
+        /// Its path.
+        path: String,
+    },
+    /// A fixed text.
+    #[serde(rename_all = "camelCase")]
+    Text {
+        /// `text/plain`.
+        text: String,
+    },
+    /// A redirect; `${HOST}` and `${REQUEST_URI}` are replaced.
+    #[serde(rename_all = "camelCase")]
+    Redirect {
+        /// 301, 302, 303, 307, 308.
+        status: u16,
+        /// The Location.
+        location: String,
+    },
+    /// The object names a backend that can't be used; requests get 503 with this reason in the log.
+    #[serde(rename_all = "camelCase")]
+    Unavailable {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// How to speak to a backend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Scheme {
+    /// HTTP/1.1; gRPC requests by HTTP/2 with prior knowledge.
+    #[default]
+    Http,
+    /// HTTP/2 with prior knowledge, always.
+    H2c,
+    /// TLS, verified against the public roots.
+    Https,
+    /// TLS without verification, as Go's `https+insecure`.
+    HttpsInsecure,
+}
+
+/// A byte stream's target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tcp {
+    /// Where to.
+    pub backend: Backend,
+    /// Announce the client's address to the backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Who gets in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+}
+
+/// Version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProxyProtocol {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// Which identity headers backends get.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// `Tailscale-User-*`: on unless said otherwise.
+    #[serde(default)]
+    pub headers: IdentityHeaders,
+    /// Capabilities to pass in `Tailscale-App-Capabilities`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub app_capabilities: Vec<String>,
+}
+
+/// A set of identity headers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IdentityHeaders {
+    /// As Go's serve sets them.
+    #[default]
+    Tailscale,
+    /// None.
+    None,
+}
+
+/// Bounds of a route.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Largest request body in bytes; absent: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body_bytes: Option<u64>,
+}
+
+/// Times of a route, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Timeouts {
+    /// For the backend's connection.
+    pub connect_ms: u64,
+    /// For the backend's response head.
+    pub response_ms: u64,
+    /// Longest silence within a body, each way.
+    pub idle_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        // Long answers of model servers think for minutes before their first byte.
+        Self {
+            connect_ms: 5_000,
+            response_ms: 300_000,
+            idle_ms: 600_000,
+        }
+    }
+}

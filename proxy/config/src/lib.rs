@@ -1,0 +1,25 @@
+//! The typed contract between `postern-operator` and `postern-proxy`, and the `serve.json` of others.
+//!
+//! It is parsing and validation and nothing else: no sockets, no Kubernetes, no clock. The operator
+//! writes [`group::Shard`]s, [`endpoints::Endpoints`] and [`assignment::Assignment`]s; each replica of a
+//! proxy writes a [`report::Report`].
+//!
+//! Rules that hold for everything here (design: contracts between the processes):
+//!
+//! - Every object carries `format`. A reader refuses a newer one and keeps what it had.
+//! - No secret, hash or auth key is in any of them: only names of Secrets with a `revision` that says
+//!   when to read again.
+//! - In objects that the operator writes, an unknown field is ignored and reported (rolling upgrades);
+//!   in files that people write it is refused.
+
+pub mod access;
+pub mod assignment;
+pub mod endpoints;
+pub mod group;
+pub mod names;
+pub mod parse;
+pub mod report;
+pub mod serve;
+
+/// The layout of all objects that this version writes.
+pub const FORMAT: u32 = 1;
