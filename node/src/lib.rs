@@ -13,3 +13,4 @@ pub mod magicsock;
 pub mod netmap;
 pub mod node;
 pub mod state;
+pub mod tls;
