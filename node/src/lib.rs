@@ -14,3 +14,4 @@ pub mod netmap;
 pub mod node;
 pub mod state;
 pub mod tls;
+pub mod tailcfg;

@@ -19,9 +19,9 @@ pub fn shard(group: &str, shard: usize) -> String {
 
 /// The shard of a name: by FNV-1a of its key, which no release may change.
 pub fn shard_of(name_key: &str) -> usize {
-    let hash = name_key
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let hash = name_key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    });
     (hash % SHARDS as u64) as usize
 }
 
