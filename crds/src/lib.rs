@@ -1,1 +1,43 @@
-//! Placeholder.
+//! The custom resources of `postern.dev`: Rust types, and the YAML that is generated from them.
+//!
+//! It is types and constants and nothing else: no client, no decisions. The YAML in
+//! `charts/postern/templates/crds/` is written by `POSTERN_UPDATE=1 cargo test -p postern-crds`; without
+//! the variable the same test fails when it isn't current.
+//!
+//! Rules that hold for every kind:
+//!
+//! - Every list and every text of a spec has a bound, so that CEL rules fit into the API server's budget.
+//! - What one object alone can get wrong is refused by the schema; what depends on others is a condition.
+//! - Conditions are a list-map by type; their types and reasons are the constants of [`conditions`].
+//! - A kind is here only when a controller serves it.
+
+#![expect(unreachable_pub, reason = "KubeSchema repeats each type inside of a function")]
+
+pub mod access;
+pub mod conditions;
+mod proxy_class;
+mod proxy_group;
+mod tailnet;
+mod tailnet_ingress;
+pub mod yaml;
+
+pub use proxy_class::{ProxyClass, ProxyClassSpec};
+pub use proxy_group::{
+    AllowedNamespaces, NamespacesFrom, ProxyGroup, ProxyGroupSpec, ProxyGroupStatus, TailnetRef,
+};
+pub use tailnet::{
+    AuthKey, Credentials, HeadscaleApiKey, OauthClient, SecretName, Tailnet, TailnetSpec, TailnetStatus,
+};
+pub use tailnet_ingress::{
+    Backend, Identity, IdentityHeaders, IngressRule, Limits, Path, PathType, Rewrite, Scheme, ServiceBackend,
+    TailnetIngress, TailnetIngressSpec, TailnetIngressStatus, Timeouts, Tls,
+};
+
+/// The API group.
+pub const GROUP: &str = "postern.dev";
+
+/// The name that a reference has when it isn't given.
+pub const DEFAULT: &str = "default";
+
+/// `spec.controller` of our IngressClass.
+pub const INGRESS_CONTROLLER: &str = "postern.dev/ingress";

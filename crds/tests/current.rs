@@ -1,0 +1,38 @@
+//! The YAML in the chart is what the types say; `POSTERN_UPDATE=1` writes it.
+
+use std::{fs, path::Path};
+
+#[test]
+fn chart_has_current_definitions() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/postern/templates/crds");
+    let files = postern_crds::yaml::files().unwrap();
+    if std::env::var_os("POSTERN_UPDATE").is_some() {
+        fs::create_dir_all(&directory).unwrap();
+        for (name, yaml) in &files {
+            fs::write(directory.join(name), yaml).unwrap();
+        }
+    }
+    for (name, yaml) in &files {
+        let committed = fs::read_to_string(directory.join(name)).unwrap_or_default();
+        assert!(
+            committed == *yaml,
+            "{name} is not current: run `POSTERN_UPDATE=1 cargo test -p postern-crds`"
+        );
+    }
+    assert_eq!(
+        fs::read_dir(directory).unwrap().count(),
+        files.len(),
+        "a definition without a type"
+    );
+}
+
+#[test]
+fn definitions_hold_nothing_that_a_template_would_change() {
+    for (name, yaml) in postern_crds::yaml::files().unwrap() {
+        assert!(
+            !yaml.contains("{{"),
+            "{name} would be changed by the chart's templating"
+        );
+        assert!(yaml.contains("helm.sh/resource-policy: keep"), "{name}");
+    }
+}
