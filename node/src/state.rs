@@ -11,6 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::{DiscoPrivate, MachinePrivate, NodePrivate, NodePublic};
 
+mod dir;
+mod load;
+mod memory;
+mod tailscaled;
+
+pub use dir::DirStore;
+pub use memory::MemoryStore;
+
+/// The key of the [`NodeState`] in a [`StateStore`].
+pub const STATE_KEY: &str = "state";
+
 /// Everything that is kept. Serialised as JSON; it holds secrets.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,0 +1,245 @@
+//! State in a directory, one file per key.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+use super::{STATE_KEY, StateError, StateStore, StoreFuture, tailscaled};
+
+const LOCK: &str = ".lock";
+const TEMPORARY: &str = ".new-";
+/// Where Go's `tailscaled` and `tsnet` keep certificates, in their state directory.
+const GO_CERTS: &str = "certs";
+
+/// State in a directory (0700) of files (0600), one per key; one process at a time.
+///
+/// A file is replaced by renaming a complete, synced one over it, so after a crash the old or the new value
+/// is there. Of several values written at once some may then be old and some new.
+///
+/// In a directory that Go's `tsnet` or `tailscaled` has used, its certificates are found too.
+#[derive(Debug)]
+pub struct DirStore(Arc<Dir>);
+
+#[derive(Debug)]
+struct Dir {
+    path: PathBuf,
+    /// Held for the life of the store; serialises writers of this process too.
+    lock: Mutex<File>,
+}
+
+/// Where a write stands: each is a place where the process may die.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Create,
+    Write,
+    Sync,
+    Rename,
+    SyncDir,
+}
+
+impl DirStore {
+    /// Opens the directory, made if needed, and locks it against other processes.
+    ///
+    /// # Errors
+    /// [`StateError::InUse`] when it is locked, naming the process if it is known; [`StateError::Io`] when it
+    /// can't be made or written.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, StateError> {
+        let path = path.into();
+        let fail = |action| io_error(action, &path);
+        // An existing directory keeps its mode: a volume's may not be ours to change, and the files are 0600.
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&path).map_err(fail("create"))?;
+        let lock = lock(&path)?;
+        remove_leftovers(&path).map_err(fail("read"))?;
+        let lock = Mutex::new(lock);
+        Ok(Self(Arc::new(Dir { path, lock })))
+    }
+
+    /// File operations block, above all `fsync`.
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Dir) -> Result<T, StateError> + Send + 'static,
+    ) -> StoreFuture<'_, T> {
+        let dir = Arc::clone(&self.0);
+        Box::pin(async move {
+            let path = dir.path.clone();
+            let task = tokio::task::spawn_blocking(move || work(&dir));
+            task.await
+                .map_err(|error| io_error("access", &path)(io::Error::other(error)))?
+        })
+    }
+}
+
+impl StateStore for DirStore {
+    fn read<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
+        let key = key.to_owned();
+        self.blocking(move |dir| dir.read(&key))
+    }
+
+    fn write(&self, values: BTreeMap<String, Vec<u8>>) -> StoreFuture<'_, ()> {
+        self.blocking(move |dir| dir.write(&values, &mut |_| Ok(())))
+    }
+
+    fn clear(&self) -> StoreFuture<'_, ()> {
+        self.blocking(Dir::clear)
+    }
+}
+
+impl Dir {
+    fn file(&self, key: &str) -> Result<PathBuf, StateError> {
+        let is_name = !key.is_empty() && !key.starts_with('.') && !key.contains(['/', '\0']);
+        is_name
+            .then(|| self.path.join(key))
+            .ok_or_else(|| StateError::Invalid {
+                what: format!("the key {key:?}"),
+                reason: "it can't be the name of a file".to_owned(),
+            })
+    }
+
+    fn read(&self, key: &str) -> Result<Option<Vec<u8>>, StateError> {
+        let file = self.file(key)?;
+        for path in [file, self.path.join(GO_CERTS).join(key)] {
+            match fs::read(&path) {
+                Ok(value) => return Ok(Some(value)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(io_error("read", &path)(error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// `step` is asked before each step, so that tests can fail there.
+    fn write(
+        &self,
+        values: &BTreeMap<String, Vec<u8>>,
+        step: &mut dyn FnMut(Step) -> io::Result<()>,
+    ) -> Result<(), StateError> {
+        let _one_writer = self.lock.lock();
+        let mut complete = Vec::new();
+        for (key, value) in values {
+            let path = self.file(key)?;
+            let temporary = self.path.join(format!("{TEMPORARY}{key}"));
+            let written = write_synced(&temporary, value, step);
+            complete.push((temporary, path.clone()));
+            if let Err(error) = written {
+                // Gives back what a full disk may need.
+                complete
+                    .iter()
+                    .for_each(|(temporary, _)| drop(fs::remove_file(temporary)));
+                return Err(io_error("write", &path)(error));
+            }
+        }
+        for (temporary, path) in &complete {
+            let renamed = step(Step::Rename).and_then(|()| fs::rename(temporary, path));
+            renamed.map_err(io_error("write", path))?;
+        }
+        let synced = step(Step::SyncDir).and_then(|()| File::open(&self.path)?.sync_all());
+        synced.map_err(io_error("write", &self.path))
+    }
+
+    /// Removes what this store can have written, and what it can have taken over; other files stay.
+    fn clear(&self) -> Result<(), StateError> {
+        let _one_writer = self.lock.lock();
+        let certs = self.path.join(GO_CERTS);
+        let cleared = remove_ours(&self.path).and_then(|()| match remove_ours(&certs) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            cleared => cleared,
+        });
+        cleared.map_err(io_error("clear", &self.path))
+    }
+}
+
+fn remove_ours(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(is_ours) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    File::open(dir)?.sync_all()
+}
+
+fn is_ours(name: &str) -> bool {
+    let by_ending = [".crt", ".key", ".key.pem"].iter().any(|end| name.ends_with(end));
+    by_ending || name == STATE_KEY || name == tailscaled::KEY
+}
+
+fn write_synced(path: &Path, value: &[u8], step: &mut dyn FnMut(Step) -> io::Result<()>) -> io::Result<()> {
+    step(Step::Create)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(path)?;
+    step(Step::Write)?;
+    file.write_all(value)?;
+    step(Step::Sync)?;
+    file.sync_all()
+}
+
+/// The kernel lets go of the lock when the process ends, however it ends.
+fn lock(dir: &Path) -> Result<File, StateError> {
+    let path = dir.join(LOCK);
+    let fail = || io_error("lock", &path);
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600);
+    let mut file = options.open(&path).map_err(fail())?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::Error(error)) => return Err(fail()(error)),
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            let known = file.read_to_string(&mut pid).is_ok() && pid.trim().parse::<u32>().is_ok();
+            let by = if known {
+                format!(" (process {})", pid.trim())
+            } else {
+                String::new()
+            };
+            return Err(StateError::InUse {
+                what: format!("{}{by}", dir.display()),
+            });
+        }
+    }
+    let pid = format!("{}\n", std::process::id());
+    let written = file.set_len(0).and_then(|()| file.write_all(pid.as_bytes()));
+    written.map_err(fail())?;
+    Ok(file)
+}
+
+/// What a crash left half written.
+fn remove_leftovers(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with(TEMPORARY))
+        {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> StateError + use<> {
+    let what = path.display().to_string();
+    move |error| StateError::Io {
+        action,
+        what: what.clone(),
+        source: error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

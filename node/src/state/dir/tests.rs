@@ -1,0 +1,168 @@
+use std::{error::Error, os::unix::fs::PermissionsExt, process::Command};
+
+use super::*;
+
+const STEPS: [Step; 5] = [Step::Create, Step::Write, Step::Sync, Step::Rename, Step::SyncDir];
+
+fn values<const N: usize>(values: [(&str, &str); N]) -> BTreeMap<String, Vec<u8>> {
+    values
+        .map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec()))
+        .into()
+}
+
+async fn read(store: &DirStore, key: &str) -> Option<String> {
+    let value = store.read(key).await.unwrap();
+    value.map(|value| String::from_utf8(value).unwrap())
+}
+
+#[tokio::test]
+async fn values_are_kept_where_nobody_else_can_read_them() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("a/b");
+    let store = DirStore::open(&path).unwrap();
+    assert_eq!(read(&store, "state").await, None);
+    store
+        .write(values([("state", "1"), ("x.crt", "2")]))
+        .await
+        .unwrap();
+    store.write(values([("state", "3")])).await.unwrap();
+    drop(store);
+
+    let store = DirStore::open(&path).unwrap();
+    assert_eq!(read(&store, "state").await.as_deref(), Some("3"));
+    assert_eq!(read(&store, "x.crt").await.as_deref(), Some("2"));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o700);
+    assert_eq!(mode(&path.join("state")), 0o600);
+    assert_eq!(mode(&path.join(LOCK)), 0o600);
+}
+
+#[tokio::test]
+async fn a_crash_at_any_step_leaves_the_old_or_the_new_value() {
+    for crash in STEPS {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::open(dir.path()).unwrap();
+        store.write(values([("state", "old")])).await.unwrap();
+        // A panic in the step: nothing after it runs, no clean-up either.
+        let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _ = store.0.write(&values([("state", "new")]), &mut |step| {
+                if step == crash {
+                    panic!("killed at {step:?}")
+                }
+                Ok(())
+            });
+        }));
+        assert!(died.is_err(), "{crash:?} is a step");
+        drop(store);
+
+        let store = DirStore::open(dir.path()).unwrap();
+        let expected = if crash == Step::SyncDir { "new" } else { "old" };
+        assert_eq!(
+            read(&store, "state").await.as_deref(),
+            Some(expected),
+            "{crash:?}"
+        );
+        let leftovers = fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(leftovers, 2, "lock and state after {crash:?}");
+        store.write(values([("state", "newer")])).await.unwrap();
+        assert_eq!(read(&store, "state").await.as_deref(), Some("newer"));
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_keeps_the_old_values_and_names_the_file() {
+    for full in [Step::Create, Step::Write, Step::Sync] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::open(dir.path()).unwrap();
+        store
+            .write(values([("x.crt", "old"), ("x.key", "old")]))
+            .await
+            .unwrap();
+        let mut second = 0;
+        let result = store
+            .0
+            .write(&values([("x.crt", "new"), ("x.key", "new")]), &mut |step| {
+                second += usize::from(step == full);
+                if second == 2 {
+                    Err(io::ErrorKind::StorageFull.into())
+                } else {
+                    Ok(())
+                }
+            });
+        let error = result.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("write {}", dir.path().join("x.key").display())
+        );
+        assert!(error.source().is_some());
+        assert_eq!(read(&store, "x.crt").await.as_deref(), Some("old"));
+        assert_eq!(read(&store, "x.key").await.as_deref(), Some("old"));
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            3,
+            "no temporary file is left"
+        );
+    }
+}
+
+#[test]
+fn a_second_user_is_told_who_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = DirStore::open(dir.path()).unwrap();
+    let text = DirStore::open(dir.path()).unwrap_err().to_string();
+    let expected = format!("(process {}) is in use by another process", std::process::id());
+    assert!(text.ends_with(&expected), "{text}");
+    drop(first);
+    DirStore::open(dir.path()).unwrap();
+}
+
+#[test]
+fn another_process_keeps_us_out_for_as_long_as_it_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    // Takes the lock, says so, and waits for its standard input to close.
+    let mut other = Command::new("flock")
+        .arg(dir.path().join(LOCK))
+        .args(["sh", "-c", "echo locked; read _"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("flock (util-linux) is installed");
+    let mut said = [0; 6];
+    other.stdout.take().unwrap().read_exact(&mut said).unwrap();
+    assert!(matches!(
+        DirStore::open(dir.path()),
+        Err(StateError::InUse { .. })
+    ));
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    DirStore::open(dir.path()).unwrap();
+}
+
+#[tokio::test]
+async fn keys_stay_inside_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = DirStore::open(dir.path()).unwrap();
+    for key in ["", ".lock", "../x", "a/b", ".."] {
+        assert!(store.read(key).await.is_err(), "{key:?}");
+        assert!(store.write(values([(key, "x")])).await.is_err(), "{key:?}");
+    }
+}
+
+#[tokio::test]
+async fn clearing_removes_state_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = DirStore::open(dir.path()).unwrap();
+    fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+    store
+        .write(values([
+            ("state", "1"),
+            ("x.crt", "2"),
+            ("acme-account.key.pem", "3"),
+        ]))
+        .await
+        .unwrap();
+    store.clear().await.unwrap();
+    assert_eq!(read(&store, "state").await, None);
+    assert_eq!(read(&store, "acme-account.key.pem").await, None);
+    assert!(dir.path().join("notes.txt").exists());
+}
