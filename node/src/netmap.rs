@@ -27,7 +27,12 @@ pub type UserId = i64;
 /// Capabilities with their values as the JSON that control sent; a value list may be empty.
 pub type CapMap = BTreeMap<String, Vec<Box<RawValue>>>;
 
+mod convert;
 mod index;
+mod merge;
+mod whois;
+
+pub use merge::{MergeError, Merger};
 
 /// A snapshot of the tailnet as one node sees it.
 #[derive(Debug, Clone)]
@@ -71,7 +76,8 @@ pub struct Node {
     pub key: NodePublic,
     /// When the key ends; `None`: never.
     pub key_expiry: Option<Timestamp>,
-    /// Control says that the key has ended.
+    /// The key has ended, as control says or by `key_expiry`. Such a peer has no endpoints and no home, is
+    /// not found by its key, and must not be spoken with.
     pub expired: bool,
     /// The machine key.
     pub machine: Option<MachinePublic>,

@@ -76,6 +76,11 @@ impl Rules {
         &self.rejected
     }
 
+    /// Whether the rules depend on which peer has which node capability.
+    pub fn name_caps(&self) -> bool {
+        self.rules.iter().any(|rule| !rule.source_caps.is_empty())
+    }
+
     pub(super) fn iter(&self) -> std::slice::Iter<'_, Rule> {
         self.rules.iter()
     }

@@ -1,4 +1,4 @@
-//! Look-ups by address and key, rebuilt by the merge.
+//! Look-ups by address and key. The merge patches them; snapshots share what has not changed.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -14,13 +14,52 @@ pub(crate) struct Index {
     pub(crate) by_key: Arc<AHashMap<NodePublic, NodeId>>,
 }
 
+impl Index {
+    /// A node has come, gone or changed. Ourselves are found by address only.
+    pub(super) fn replace(&mut self, old: Option<&Node>, new: Option<&Node>, is_self: bool) {
+        let same_ips = match (old, new) {
+            (Some(old), Some(new)) => old.id == new.id && old.addresses == new.addresses,
+            _ => false,
+        };
+        if !same_ips {
+            let by_ip = Arc::make_mut(&mut self.by_ip);
+            for (ip, id) in old
+                .into_iter()
+                .flat_map(|node| node.ips().map(|ip| (ip, node.id)))
+            {
+                forget(by_ip, &ip, id);
+            }
+            by_ip.extend(
+                new.into_iter()
+                    .flat_map(|node| node.ips().map(|ip| (ip, node.id))),
+            );
+        }
+        let key = |node: &Node| (!node.expired && !is_self).then_some((node.key, node.id));
+        let (old, new) = (old.and_then(key), new.and_then(key));
+        if old != new {
+            let by_key = Arc::make_mut(&mut self.by_key);
+            if let Some((key, id)) = old {
+                forget(by_key, &key, id);
+            }
+            by_key.extend(new);
+        }
+    }
+}
+
+/// Another node may have got it meanwhile.
+fn forget<K: std::hash::Hash + Eq>(map: &mut AHashMap<K, NodeId>, key: &K, id: NodeId) {
+    if map.get(key) == Some(&id) {
+        map.remove(key);
+    }
+}
+
 impl Netmap {
     /// The node (self or peer) that owns `ip` as one of its own addresses.
     pub fn node_by_ip(&self, ip: IpAddr) -> Option<&Arc<Node>> {
         self.node_by_id(*self.index.by_ip.get(&ip)?)
     }
 
-    /// The peer with this WireGuard key.
+    /// The peer with this WireGuard key, unless the key has ended.
     pub fn peer_by_key(&self, key: &NodePublic) -> Option<&Arc<Node>> {
         self.peers.get(self.index.by_key.get(key)?)
     }
