@@ -6,6 +6,7 @@
 pub mod control;
 pub mod derp;
 pub mod derp_map;
+mod disco;
 pub mod engine;
 pub mod filter;
 pub mod key;
@@ -13,5 +14,6 @@ pub mod magicsock;
 pub mod netmap;
 pub mod node;
 pub mod state;
+mod stun;
 pub mod tls;
 pub mod tailcfg;

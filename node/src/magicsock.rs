@@ -4,18 +4,40 @@
 //! the socket and the DERP connections and is the one that calls it.
 
 use std::{
-    net::SocketAddr,
+    collections::{BTreeSet, VecDeque},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 
 use crate::{
     control::{Endpoint, NetInfo},
-    derp_map::RegionId,
-    key::{DiscoPrivate, NodePublic},
-    netmap::Netmap,
+    derp_map::{DerpMap, RegionId},
+    disco::{self, Message, SharedKey},
+    key::{DiscoPrivate, DiscoPublic, NodePublic},
+    netmap::{Netmap, Node},
+    stun,
 };
+
+pub(crate) mod bucket;
+mod candidates;
+mod endpoints;
+mod home;
+mod netcheck;
+mod network;
+mod peer;
+mod relays;
+mod score;
+
+use network::Network;
+use peer::{Peer, Want};
+use relays::Relays;
+
+/// The address by which Go's nodes name a relay region (as the port) in disco messages.
+const DERP_MAGIC_IP: Ipv4Addr = Ipv4Addr::new(127, 3, 3, 40);
 
 /// What the engine has to do for the path selection.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,67 +110,455 @@ pub struct MagicsockConfig {
 }
 
 /// The state of all paths.
+///
+/// After every call take the outputs until there is none, and only then send what [`Self::route`] routed: a
+/// relay region may have to be connected to first.
 #[derive(Debug)]
 pub struct Magicsock {
-    // filled in by the implementation
+    config: MagicsockConfig,
+    disco: DiscoPublic,
+    map: Arc<DerpMap>,
+    peers: AHashMap<NodePublic, Peer>,
+    discos: AHashMap<DiscoPublic, DiscoPeer>,
+    /// The next deadline of each peer that has one.
+    timers: BTreeSet<(Instant, NodePublic)>,
+    relays: Relays,
+    network: Network,
+    outputs: VecDeque<Output>,
+    /// Who is sent a call-me-maybe when we know our address again.
+    calls: Vec<NodePublic>,
+    wants: Vec<Want>,
+}
+
+/// Who uses a disco key; a machine that is logged in twice uses one for two nodes.
+#[derive(Debug, Default)]
+struct DiscoPeer {
+    nodes: Vec<NodePublic>,
+    /// Made when it is first needed, which for most peers of a large tailnet is never.
+    shared: Option<SharedKey>,
+}
+
+impl DiscoPeer {
+    fn shared(&mut self, ours: &DiscoPrivate, theirs: &DiscoPublic) -> &SharedKey {
+        self.shared.get_or_insert_with(|| SharedKey::new(ours, theirs))
+    }
+}
+
+/// How a disco message came.
+#[derive(Debug, Clone, Copy)]
+enum Via {
+    Udp(SocketAddr),
+    Derp(RegionId, NodePublic),
 }
 
 impl Magicsock {
     /// No peers yet.
-    pub fn new(_config: MagicsockConfig, _now: Instant) -> Self {
-        Self {}
+    pub fn new(config: MagicsockConfig, _now: Instant) -> Self {
+        Self {
+            disco: config.disco.public(),
+            map: Arc::default(),
+            peers: AHashMap::new(),
+            discos: AHashMap::new(),
+            timers: BTreeSet::new(),
+            relays: Relays::default(),
+            network: Network::new(&config),
+            outputs: VecDeque::new(),
+            calls: Vec::new(),
+            wants: Vec::new(),
+            config,
+        }
     }
 
     /// Takes over peers, their disco keys, endpoints and regions, and the DERP map.
-    pub fn set_netmap(&mut self, _now: Instant, _netmap: &Netmap) {}
+    pub fn set_netmap(&mut self, now: Instant, netmap: &Netmap) {
+        self.set_peers(now, netmap.peers.values().map(AsRef::as_ref));
+        self.set_map(now, &netmap.derp);
+    }
+
+    fn set_peers<'a>(&mut self, now: Instant, nodes: impl Iterator<Item = &'a Node>) {
+        let mut present = AHashSet::new();
+        let mut old_discos = std::mem::take(&mut self.discos);
+        for node in nodes {
+            present.insert(node.key);
+            let peer = self
+                .peers
+                .entry(node.key)
+                .or_insert_with(|| Peer::new(node.key, now));
+            peer.update(node);
+            if let Some(disco) = node.disco {
+                let entry = self.discos.entry(disco).or_insert_with(|| DiscoPeer {
+                    nodes: Vec::new(),
+                    shared: old_discos.remove(&disco).and_then(|old| old.shared),
+                });
+                entry.nodes.push(node.key);
+            }
+        }
+        self.peers.retain(|key, _| present.contains(key));
+        self.timers.retain(|(_, key)| present.contains(key));
+        let touched: Vec<_> = self
+            .peers
+            .values()
+            .filter(|p| p.is_in_use())
+            .map(|p| p.key)
+            .collect();
+        for key in touched {
+            self.settle(now, &key);
+        }
+    }
+
+    fn set_map(&mut self, now: Instant, map: &Arc<DerpMap>) {
+        self.map = Arc::clone(map);
+        self.relays.keep_only(map);
+        self.network.set_map(now, map);
+        self.advance(now);
+    }
 
     /// The node logged in with a new key.
-    pub fn set_node_key(&mut self, _node: NodePublic) {}
+    pub fn set_node_key(&mut self, node: NodePublic) {
+        self.config.node = node;
+    }
 
     /// The addresses of this machine's interfaces, read now and then by the engine.
-    pub fn set_interfaces(&mut self, _now: Instant, _addrs: &[std::net::IpAddr]) {}
+    pub fn set_interfaces(&mut self, now: Instant, addrs: &[IpAddr]) {
+        if self.network.set_interfaces(now, addrs) {
+            for peer in self.peers.values_mut() {
+                peer.distrust(now);
+            }
+        }
+        self.advance(now);
+    }
+
+    /// Host names of STUN servers whose addresses the map leaves to DNS; see [`Self::set_stun_addrs`].
+    pub fn stun_hosts(&self) -> Vec<String> {
+        self.network.stun_hosts()
+    }
+
+    /// What DNS says about one of [`Self::stun_hosts`].
+    pub fn set_stun_addrs(&mut self, now: Instant, host: &str, addrs: &[IpAddr]) {
+        self.network.set_stun_addrs(now, host, addrs);
+        self.advance(now);
+    }
 
     /// A datagram from the UDP socket. `true`: it was disco or STUN (or junk that is neither) and is done with;
     /// `false`: it is WireGuard's.
-    pub fn on_udp(&mut self, _now: Instant, _from: SocketAddr, _datagram: &[u8]) -> bool {
-        false
+    pub fn on_udp(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> bool {
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        if self.config.derp_only {
+            return true;
+        }
+        if stun::is_stun(datagram) {
+            if let Some((tx, mapped)) = stun::parse_response(datagram) {
+                self.network.on_stun(now, &tx, mapped);
+                self.advance(now);
+            }
+            return true;
+        }
+        if let Some(sender) = disco::sender(datagram) {
+            self.on_disco(now, Via::Udp(from), sender, datagram);
+            return true;
+        }
+        !is_wireguard(datagram)
     }
 
     /// A packet that a relay delivered. `true`: it was disco and is done with; `false`: it is WireGuard's.
     /// Either way the region is remembered as the way back to `from`.
-    pub fn on_derp(&mut self, _now: Instant, _region: RegionId, _from: NodePublic, _packet: &[u8]) -> bool {
-        false
+    pub fn on_derp(&mut self, now: Instant, region: RegionId, from: NodePublic, packet: &[u8]) -> bool {
+        let route = self.relays.on_packet(now, region);
+        if let (Some(peer), Some(_)) = (self.peers.get_mut(&from), route) {
+            peer.reply = route;
+        }
+        let Some(sender) = disco::sender(packet) else {
+            return false;
+        };
+        self.on_disco(now, Via::Derp(region, from), sender, packet);
+        true
+    }
+
+    fn on_disco(&mut self, now: Instant, via: Via, sender: DiscoPublic, packet: &[u8]) {
+        // Who isn't in the netmap gets no answer and no cryptography.
+        let Some(entry) = self.discos.get_mut(&sender) else {
+            return tracing::trace!(%sender, ?via, "Dropped a disco message of an unknown sender");
+        };
+        let Some(message) = entry.shared(&self.config.disco, &sender).open(packet) else {
+            return;
+        };
+        match (message, via) {
+            (Message::Ping { tx, node, .. }, _) => {
+                let claimed = match via {
+                    Via::Derp(_, from) => entry.nodes.iter().find(|key| **key == from),
+                    Via::Udp(_) => {
+                        let claimed = entry.nodes.iter().find(|key| Some(**key) == node);
+                        claimed.or_else(|| entry.nodes.first())
+                    }
+                };
+                if let Some(key) = claimed.copied() {
+                    self.on_ping(now, &key, via, tx);
+                }
+            }
+            (Message::Pong { tx, .. }, Via::Udp(_)) => {
+                for key in entry.nodes.clone() {
+                    if self.peers.get_mut(&key).is_some_and(|peer| peer.on_pong(now, tx)) {
+                        return self.settle(now, &key);
+                    }
+                }
+            }
+            (Message::CallMeMaybe(addrs), Via::Derp(_, from)) if entry.nodes.contains(&from) => {
+                if let Some(peer) = self.peers.get_mut(&from).filter(|_| !self.config.derp_only) {
+                    peer.on_call_me_maybe(now, &addrs, &mut self.wants);
+                    self.settle(now, &from);
+                }
+            }
+            // Without a relay's word of who sent it, or not an answer to anything of ours.
+            (Message::Pong { .. } | Message::CallMeMaybe(_), _) => {}
+        }
+    }
+
+    fn on_ping(&mut self, now: Instant, key: &NodePublic, via: Via, tx: disco::TxId) {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let (from, src) = match via {
+            Via::Udp(from) => (Some(from), from),
+            Via::Derp(region, _) => (None, SocketAddr::new(DERP_MAGIC_IP.into(), region)),
+        };
+        let answer = peer.on_ping(now, from, tx, &mut self.wants);
+        if answer && let Some(sealed) = self.seal(key, &Message::Pong { tx, src }) {
+            self.outputs.push_back(match via {
+                Via::Udp(to) => Output::Udp { to, datagram: sealed },
+                Via::Derp(region, to) => Output::Derp {
+                    region,
+                    to,
+                    packet: sealed,
+                },
+            });
+        }
+        self.settle(now, key);
     }
 
     /// The relay says that `peer` isn't connected there (any more).
-    pub fn on_peer_gone(&mut self, _now: Instant, _region: RegionId, _peer: NodePublic) {}
+    pub fn on_peer_gone(&mut self, now: Instant, region: RegionId, peer: NodePublic) {
+        if let Some(gone) = self.peers.get_mut(&peer)
+            && gone.reply.is_some_and(|route| route.region() == region)
+        {
+            gone.reply = None;
+            self.settle(now, &peer);
+        }
+    }
 
     /// A connection to a relay came up or went down.
-    pub fn on_derp_state(&mut self, _now: Instant, _region: RegionId, _connected: bool) {}
+    pub fn on_derp_state(&mut self, now: Instant, region: RegionId, connected: bool) {
+        if !connected {
+            self.relays.on_down(region);
+            // Often it's our network that has changed.
+            self.network.ask_again(now);
+            self.advance(now);
+        }
+    }
 
     /// WireGuard has accepted an authenticated packet from this address: it belongs to `peer`.
-    pub fn on_wireguard(&mut self, _now: Instant, _peer: NodePublic, _from: SocketAddr) {}
+    pub fn on_wireguard(&mut self, now: Instant, peer: NodePublic, from: SocketAddr) {
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let Some(sender) = self.peers.get_mut(&peer).filter(|_| !self.config.derp_only) else {
+            return;
+        };
+        sender.on_wireguard(now, from, &mut self.wants);
+        if !self.wants.is_empty() {
+            self.settle(now, &peer);
+        }
+    }
 
     /// Where a packet for `peer` goes now. Counts as activity: may start pings (see [`Self::poll_output`]).
-    pub fn route(&mut self, _now: Instant, _peer: &NodePublic) -> Route {
-        Route::default()
+    pub fn route(&mut self, now: Instant, peer: &NodePublic) -> Route {
+        let Some(state) = self.peers.get_mut(peer) else {
+            return Route::default();
+        };
+        let mut route = Route::default();
+        let mut trusted = false;
+        if !self.config.derp_only {
+            state.on_send(now, &mut self.wants);
+            trusted = state.trusted(now).is_some();
+            route.udp = state.udp();
+        }
+        if !trusted {
+            route.derp = region_of(&self.relays, &self.map, state);
+            if let Some(region) = route.derp {
+                self.relays.touch(now, region);
+            }
+        }
+        if !self.wants.is_empty() || state.deadline() != state.filed {
+            self.settle(now, peer);
+        }
+        if self.network.on_activity(now) {
+            self.advance(now);
+        }
+        self.publish_regions();
+        route
     }
 
     /// How `peer` is reached, without counting as activity.
-    pub fn path(&self, _now: Instant, _peer: &NodePublic) -> Path {
-        Path::None
+    pub fn path(&self, now: Instant, peer: &NodePublic) -> Path {
+        self.peers
+            .get(peer)
+            .map_or(Path::None, |peer| self.path_of(now, peer))
+    }
+
+    fn path_of(&self, now: Instant, peer: &Peer) -> Path {
+        let udp = if self.config.derp_only {
+            None
+        } else if peer.disco.is_none() {
+            peer.udp()
+        } else {
+            peer.trusted(now)
+        };
+        match (udp, region_of(&self.relays, &self.map, peer)) {
+            (Some(addr), _) => Path::Direct(addr),
+            (None, Some(region)) => Path::Derp(region),
+            (None, None) => Path::None,
+        }
     }
 
     /// The next thing to do, until `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
-        None
+        self.outputs.pop_front()
     }
 
     /// How long until [`Self::on_timeout`] has something to do.
-    pub fn timeout(&self, _now: Instant) -> Option<Duration> {
-        None
+    pub fn timeout(&self, now: Instant) -> Option<Duration> {
+        let peers = self.timers.first().map(|(at, _)| *at);
+        let deadlines = [peers, self.network.deadline(), self.relays.deadline()];
+        let next = deadlines.into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(now))
     }
 
     /// Time has passed.
-    pub fn on_timeout(&mut self, _now: Instant) {}
+    pub fn on_timeout(&mut self, now: Instant) {
+        while let Some(&(at, key)) = self.timers.first().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, key));
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.filed = None;
+                peer.on_timeout(now, &mut self.wants);
+                self.settle(now, &key);
+            }
+        }
+        if self.relays.deadline().is_some_and(|at| at <= now) {
+            self.relays.on_timeout(now);
+        }
+        self.advance(now);
+    }
+
+    /// Carries on with what concerns all peers: STUN, home, our addresses.
+    fn advance(&mut self, now: Instant) {
+        let known = self
+            .network
+            .advance(now, &self.config, &mut self.relays, &mut self.outputs);
+        if known {
+            for key in std::mem::take(&mut self.calls) {
+                self.call(now, &key);
+            }
+        }
+        self.publish_regions();
+    }
+
+    /// Carries out what a peer's state wants, files its deadline, tells of its path.
+    fn settle(&mut self, now: Instant, key: &NodePublic) {
+        let mut wants = std::mem::take(&mut self.wants);
+        for want in wants.drain(..) {
+            match want {
+                Want::Ping { to, tx } => {
+                    let node = Some(self.config.node);
+                    let message = Message::Ping { tx, node, padding: 0 };
+                    if let Some(datagram) = self.seal(key, &message) {
+                        self.outputs.push_back(Output::Udp { to, datagram });
+                    }
+                }
+                Want::CallMeMaybe if self.network.knows_own_address(now) => self.call(now, key),
+                Want::CallMeMaybe => {
+                    self.network.ask_again(now);
+                    if !self.calls.contains(key) {
+                        self.calls.push(*key);
+                    }
+                    self.advance(now);
+                }
+            }
+        }
+        self.wants = wants;
+        self.file(now, key);
+    }
+
+    fn file(&mut self, now: Instant, key: &NodePublic) {
+        let Some(peer) = self.peers.get(key) else { return };
+        let path = self.path_of(now, peer);
+        let Some(peer) = self.peers.get_mut(key) else {
+            return;
+        };
+        let direct = |path| matches!(path, Path::Direct(_));
+        if path != peer.announced && (direct(path) || direct(peer.announced)) {
+            self.outputs.push_back(Output::Path { peer: *key, path });
+        }
+        peer.announced = path;
+        let deadline = peer.deadline();
+        if deadline != peer.filed {
+            if let Some(old) = peer.filed {
+                self.timers.remove(&(old, *key));
+            }
+            if let Some(new) = deadline {
+                self.timers.insert((new, *key));
+            }
+            peer.filed = deadline;
+        }
+    }
+
+    /// Tells a peer through a relay where to ping us.
+    fn call(&mut self, now: Instant, key: &NodePublic) {
+        let addrs: Vec<_> = self.network.endpoints().iter().map(|e| e.addr).collect();
+        let region = self
+            .peers
+            .get(key)
+            .and_then(|peer| region_of(&self.relays, &self.map, peer));
+        let Some(region) = region.filter(|_| !addrs.is_empty()) else {
+            return;
+        };
+        if let Some(packet) = self.seal(key, &Message::CallMeMaybe(addrs)) {
+            self.relays.touch(now, region);
+            self.publish_regions();
+            let to = *key;
+            self.outputs.push_back(Output::Derp { region, to, packet });
+        }
+    }
+
+    fn publish_regions(&mut self) {
+        if let Some(regions) = self.relays.changed() {
+            self.outputs.push_back(Output::Regions(regions));
+        }
+    }
+
+    fn seal(&mut self, to: &NodePublic, message: &Message) -> Option<Bytes> {
+        let disco = self.peers.get(to)?.disco?;
+        let shared = self.discos.get_mut(&disco)?.shared(&self.config.disco, &disco);
+        Some(shared.seal(&self.disco, random()?, message))
+    }
+}
+
+/// The relay region for a peer: the one it came from, else the one where it listens.
+fn region_of(relays: &Relays, map: &DerpMap, peer: &Peer) -> Option<RegionId> {
+    let home = || peer.home.filter(|home| map.regions.contains_key(home));
+    relays.valid(peer.reply).or_else(home)
+}
+
+/// Message types 1 to 4 with their three reserved bytes; a stray byte of a GSO batch is not (§5.4 of the
+/// WireGuard paper).
+fn is_wireguard(datagram: &[u8]) -> bool {
+    matches!(datagram, [1..=4, 0, 0, 0, ..]) && datagram.len() >= 32
+}
+
+/// Bytes that nobody can guess; `None` when the system has none to give, and then nothing is sent.
+fn random<const N: usize>() -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => Some(bytes),
+        Err(error) => {
+            tracing::warn!(%error, "The system has no randomness to give");
+            None
+        }
+    }
 }
