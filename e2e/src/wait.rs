@@ -1,0 +1,42 @@
+//! The one place that waits: for a condition, with a bound.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Tries until `attempt` gives a value; after `bound` the last failure is the error.
+pub fn until<T>(what: &str, bound: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Ok(value) => return Ok(value),
+            Err(error) if start.elapsed() >= bound => {
+                bail!("waited {} s for {what}: {error:#}", bound.as_secs_f32())
+            }
+            Err(_) => pause(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// Tries as long as `bound` lasts; the first failure is the error.
+pub fn throughout(what: &str, bound: Duration, mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < bound {
+        if let Err(error) = attempt() {
+            bail!(
+                "{what} held for {:.1} s only: {error:#}",
+                start.elapsed().as_secs_f32()
+            );
+        }
+        pause(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the pause between two looks at a condition of another process"
+)]
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
+}
