@@ -3,20 +3,57 @@
 //! (Design H of the measured prototype; `current_thread` runtimes are what it is made for.)
 
 use std::{
+    future::poll_fn,
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{
+    flow::{Conn, Flow, Stage},
+    listener::closed,
+    shared::Shared,
+    task::Task,
+};
+pub use self::{
+    listener::TcpListener,
+    stats::{DropReason, Stats},
+    stream::TcpStream,
+};
 use crate::{
     control::LocalState,
+    derp::DerpClients,
     key::{DiscoPrivate, NodePrivate, NodePublic},
-    magicsock::Path,
+    magicsock::{Magicsock, MagicsockConfig, Path},
     netmap::Netmap,
-    state::HandOver,
+    netstack::{packet::FlowKey, tcp::Tcp},
+    state::{HandOver, RecentPeer},
+    udp::Udp,
 };
+
+mod flow;
+mod inbound;
+mod listener;
+mod shared;
+mod stats;
+mod stream;
+mod task;
+mod view;
+mod wheel;
+
+/// A connection that we open has to be up within this time.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Local ports of connections that we open.
+const EPHEMERAL_PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
+/// Events of relays that wait for the engine.
+const DERP_QUEUE: usize = 1024;
+/// Peers that a successor greets.
+const MAX_RECENT_PEERS: usize = 256;
 
 /// How to start the data plane.
 #[derive(Debug)]
@@ -41,24 +78,58 @@ pub struct EngineConfig {
 /// A handle on the data plane. Clones share it.
 #[derive(Clone)]
 pub struct Engine {
-    // filled in by the implementation
+    shared: Arc<Shared>,
+    disco_key: DiscoPrivate,
 }
 
 impl Engine {
     /// Binds the socket and starts the engine's task on the current runtime, owned by `tasks` and ended by
     /// `cancel`. Until the first netmap nothing is accepted. What it learns about the network goes to `local`
-    /// (fields `disco`, `endpoints`, `net_info`).
+    /// (fields `disco`, `endpoints`, `net_info`); its `peer_api` ports are let in past the packet filter.
     ///
     /// # Errors
     /// When no UDP socket can be had.
     pub fn start(
-        _config: EngineConfig,
-        _netmap: watch::Receiver<Option<Arc<Netmap>>>,
-        _local: watch::Sender<LocalState>,
-        _tasks: &TaskTracker,
-        _cancel: CancellationToken,
-    ) -> std::io::Result<Self> {
-        Err(std::io::Error::other("not there yet"))
+        config: EngineConfig,
+        netmap: watch::Receiver<Option<Arc<Netmap>>>,
+        local: watch::Sender<LocalState>,
+        tasks: &TaskTracker,
+        cancel: CancellationToken,
+    ) -> io::Result<Self> {
+        let stats = Arc::<Stats>::default();
+        let udp = Udp::bind(config.udp_port, stats.clone())?;
+        let paths = MagicsockConfig {
+            disco: config.disco_key.clone(),
+            node: config.node_key.public(),
+            port: udp.port(),
+            static_endpoints: config.static_endpoints,
+            derp_only: config.derp_only,
+        };
+        let disco = config.disco_key.public();
+        local.send_if_modified(|local| local.disco.replace(disco) != Some(disco));
+        let shared = Shared::new(
+            udp,
+            &config.node_key,
+            Magicsock::new(paths, Instant::now()),
+            local,
+            stats,
+            config.derp_only,
+        );
+        let (events, derp_events) = mpsc::channel(DERP_QUEUE);
+        let derp = DerpClients::new(
+            config.node_key,
+            config.roots,
+            events,
+            tasks.clone(),
+            cancel.clone(),
+        );
+        let recent = config.hand_over.recent_peers;
+        let task = Task::new(shared.clone(), derp, derp_events, recent);
+        tasks.spawn(task.run(netmap, cancel));
+        Ok(Self {
+            shared,
+            disco_key: config.disco_key,
+        })
     }
 
     /// Accepts TCP connections to `port` on all own addresses (`addr` `None`) or on one address, which may be
@@ -66,64 +137,127 @@ impl Engine {
     ///
     /// # Errors
     /// `AddrInUse`.
-    pub fn listen(&self, _addr: Option<IpAddr>, _port: u16) -> std::io::Result<TcpListener> {
-        Err(std::io::ErrorKind::Unsupported.into())
+    pub fn listen(&self, addr: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
+        self.shared.listeners.add(addr, port)
     }
 
     /// Opens a TCP connection to a tailnet address.
     ///
     /// # Errors
     /// As `connect(2)`: refused, timed out (10 s), unreachable (no peer has this address).
-    pub async fn dial(&self, _to: SocketAddr) -> std::io::Result<TcpStream> {
-        Err(std::io::ErrorKind::Unsupported.into())
+    pub async fn dial(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        let stream = self.connect(to)?;
+        let opened = tokio::time::timeout(DIAL_TIMEOUT, opened(&stream)).await;
+        opened.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(stream)
     }
 
     /// How a peer is reached at the moment.
-    pub fn path(&self, _peer: &NodePublic) -> Path {
-        Path::None
+    pub fn path(&self, peer: &NodePublic) -> Path {
+        self.shared.paths.lock().path(Instant::now(), peer)
     }
 
     /// What a successor needs, as of now.
     pub fn hand_over(&self) -> HandOver {
-        HandOver::default()
+        let mut recent_peers: Vec<RecentPeer> = self
+            .shared
+            .peers
+            .live()
+            .into_iter()
+            .filter_map(|peer| {
+                let seen = peer.seen();
+                Some(RecentPeer {
+                    key: peer.key,
+                    addr: seen.addr,
+                    seen: seen.at?,
+                })
+            })
+            .collect();
+        recent_peers.sort_by_key(|peer| std::cmp::Reverse(peer.seen));
+        recent_peers.truncate(MAX_RECENT_PEERS);
+        HandOver {
+            disco_key: Some(self.disco_key.clone()),
+            udp_port: Some(self.shared.udp.port()),
+            newest_tai64n: self.shared.peers.newest_initiation().and_then(tai64n),
+            recent_peers,
+        }
     }
 
     /// The node logged in with a new key: WireGuard and relays start over with it.
-    pub fn set_node_key(&self, _key: NodePrivate) {}
-}
+    pub fn set_node_key(&self, key: NodePrivate) {
+        self.shared.mail.lock().node_key = Some(key);
+        self.shared.wake_engine();
+    }
 
-/// Accepts connections.
-#[derive(Debug)]
-pub struct TcpListener {
-    // filled in by the implementation
-}
+    /// What the data plane has counted.
+    pub fn stats(&self) -> &Stats {
+        &self.shared.stats
+    }
 
-impl TcpListener {
-    /// The next established connection; `None` when the node is closed. Cancel safe.
-    pub async fn accept(&mut self) -> Option<TcpStream> {
-        None
+    /// TCP connections that hold buffers now.
+    pub fn open_flows(&self) -> usize {
+        self.shared.arena.in_use()
+    }
+
+    fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        if self.shared.is_closed() {
+            return Err(closed());
+        }
+        let unreachable = || io::Error::from(io::ErrorKind::HostUnreachable);
+        let view = self.shared.view.load_full().ok_or_else(unreachable)?;
+        let node = view.peer_for(to.ip()).ok_or_else(unreachable)?;
+        let node = view.peer(&node.key).ok_or_else(unreachable)?;
+        let from = view.source_for(to.ip()).ok_or_else(unreachable)?;
+        let peer = self.shared.peers.peer(&node);
+        let now = self.shared.now();
+        let buffers = self.shared.arena.socket().ok_or(io::ErrorKind::OutOfMemory)?;
+        let seed = getrandom::u64()?;
+        let mut flows = self.shared.flows.lock();
+        let key = (0..64)
+            .map(|_| FlowKey {
+                local: (from, fastrand::u16(EPHEMERAL_PORTS)).into(),
+                remote: to,
+            })
+            .find(|key| !flows.contains_key(key))
+            .ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let tcp = Tcp::connecting(&key, buffers, now, seed).ok_or(io::ErrorKind::InvalidInput)?;
+        let flow = Flow::new(key, peer, None, Conn::new(tcp, Stage::Dialling, now));
+        flows.insert(key, flow.clone());
+        drop(flows);
+        self.shared.mark_dirty(&flow);
+        Ok(TcpStream::new(self.shared.clone(), flow))
     }
 }
 
-/// A TCP connection over the tailnet.
-#[derive(Debug)]
-pub struct TcpStream {
-    // filled in by the implementation; implements AsyncRead + AsyncWrite with half-close
+/// Waits for the end of the handshake.
+async fn opened(stream: &TcpStream) -> io::Result<()> {
+    let flow = stream.flow();
+    poll_fn(|cx| {
+        let mut conn = flow.conn.lock();
+        if matches!(conn.stage, Stage::Dead) {
+            return Poll::Ready(Err(io::ErrorKind::HostUnreachable.into()));
+        }
+        if conn.tcp.is_synchronized() {
+            conn.stage = Stage::Owned;
+            conn.tcp.opened();
+            return Poll::Ready(Ok(()));
+        }
+        if conn.tcp.is_over() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionRefused.into()));
+        }
+        conn.writer = Some(cx.waker().clone());
+        Poll::Pending
+    })
+    .await
 }
 
-impl TcpStream {
-    /// Our side.
-    pub fn local_addr(&self) -> SocketAddr {
-        SocketAddr::from(([0, 0, 0, 0], 0))
-    }
-
-    /// The peer's side: its tailnet address, authenticated by WireGuard.
-    pub fn peer_addr(&self) -> SocketAddr {
-        SocketAddr::from(([0, 0, 0, 0], 0))
-    }
-
-    /// The peer's WireGuard key.
-    pub fn peer_key(&self) -> NodePublic {
-        NodePublic::from_bytes([0; 32])
-    }
+/// Twelve bytes of TAI64N as hex (<https://cr.yp.to/libtai/tai64.html>), without leap seconds, as WireGuard
+/// implementations make them.
+fn tai64n(at: std::time::SystemTime) -> Option<String> {
+    let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+    let seconds = (1_u64 << 62) + 37 + since.as_secs();
+    Some(format!("{seconds:016x}{:08x}", since.subsec_nanos()))
 }
+
+#[cfg(test)]
+mod tests;

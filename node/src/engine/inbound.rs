@@ -1,0 +1,388 @@
+//! A datagram's way in: path selection, WireGuard, source check, packet filter, flow.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    sync::{Arc, atomic::Ordering::AcqRel},
+    time,
+};
+
+use bytes::BytesMut;
+use gotatun::packet::Packet;
+use jiff::Timestamp;
+use smoltcp::time::Instant;
+
+use super::{
+    DropReason,
+    flow::{Conn, Flow, Guard, Stage},
+    shared::Shared,
+    view::View,
+};
+use crate::{
+    derp_map::RegionId,
+    filter::Inbound,
+    key::NodePublic,
+    magicsock::Route,
+    netstack::{
+        echo,
+        packet::{self, FlowKey, Header, Segment},
+        tcp::{Tcp, refusal},
+    },
+    wg::{Incoming, Peer, Rejected},
+};
+
+/// Connections that are being opened, of all peers and of one.
+const MAX_HALF_OPEN: usize = 1024;
+const MAX_HALF_OPEN_PER_PEER: usize = 128;
+/// Segments of no connection that are answered with a RST, per second.
+const MAX_REFUSALS: u32 = 200;
+
+/// Where a datagram came from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    Udp(SocketAddr),
+    Derp(RegionId, NodePublic),
+}
+
+impl Origin {
+    fn addr(self) -> Option<SocketAddr> {
+        match self {
+            Self::Udp(from) => Some(from),
+            Self::Derp(..) => None,
+        }
+    }
+
+    /// The way back.
+    fn route(self) -> Route {
+        match self {
+            Self::Udp(from) => Route {
+                udp: Some(from),
+                derp: None,
+            },
+            Self::Derp(region, _) => Route {
+                udp: None,
+                derp: Some(region),
+            },
+        }
+    }
+
+    /// Handshakes are limited per address. Senders through a relay are told apart by their keys, which the
+    /// relay has checked.
+    fn rate_limit_key(self) -> SocketAddr {
+        match self {
+            Self::Udp(from) => from,
+            Self::Derp(region, from) => {
+                let mut ip = [0; 16];
+                ip.copy_from_slice(&from.as_bytes()[..16]);
+                (Ipv6Addr::from(ip), region).into()
+            }
+        }
+    }
+}
+
+/// The receiving half of the engine.
+pub(super) struct Inbox {
+    shared: Arc<Shared>,
+    /// Flows that got packets in this round.
+    pub(super) touched: Vec<Arc<Flow>>,
+    replies: Vec<Packet>,
+    refusals: Refusals,
+}
+
+impl Inbox {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            touched: Vec::new(),
+            replies: Vec::new(),
+            refusals: Refusals::default(),
+        }
+    }
+
+    /// Takes one datagram.
+    pub(super) fn datagram(&mut self, now: Instant, origin: Origin, datagram: &[u8]) {
+        // Some senders end a GSO batch with a single byte (Go: `net/batching`, never-gso-equal-tail).
+        if datagram.len() <= 1 {
+            return;
+        }
+        let clock = time::Instant::now();
+        let done = match origin {
+            Origin::Udp(_) if self.shared.derp_only => true,
+            Origin::Udp(from) => self.shared.paths.lock().on_udp(clock, from, datagram),
+            Origin::Derp(region, from) => self.shared.paths.lock().on_derp(clock, region, from, datagram),
+        };
+        if !done && let Err(reason) = self.wireguard(now, origin, datagram) {
+            self.shared.stats.count_drop(reason);
+        }
+    }
+
+    fn wireguard(&mut self, now: Instant, origin: Origin, datagram: &[u8]) -> Result<(), DropReason> {
+        // Until the first netmap nobody is known.
+        let view = self.shared.view.load_full().ok_or(DropReason::UnknownPeer)?;
+        let clock = Timestamp::now();
+        let mut replies = std::mem::take(&mut self.replies);
+        let incoming = self.shared.peers.receive(
+            origin.rate_limit_key(),
+            datagram,
+            |key| view.peer(key),
+            &mut replies,
+        );
+        let result = match incoming {
+            Err(rejected) => Err(rejected.into()),
+            Ok(Incoming::Done) => Ok(()),
+            Ok(Incoming::Cookie(cookie)) => {
+                self.return_cookie(origin, cookie);
+                Ok(())
+            }
+            Ok(Incoming::Handshake(peer)) => {
+                self.heard(&peer, origin, clock);
+                self.answer(&peer, origin, &replies);
+                Ok(())
+            }
+            Ok(Incoming::Data(peer, packet)) => {
+                self.heard(&peer, origin, clock);
+                self.shared.send_sealed(&peer, &replies);
+                self.packet(now, &view, &peer, packet.as_ref())
+            }
+        };
+        replies.clear();
+        self.replies = replies;
+        result
+    }
+
+    fn heard(&self, peer: &Peer, origin: Origin, clock: Timestamp) {
+        if peer.note_seen(clock, origin.addr())
+            && let Some(from) = origin.addr()
+        {
+            self.shared
+                .paths
+                .lock()
+                .on_wireguard(time::Instant::now(), peer.key, from);
+        }
+    }
+
+    /// Handshake messages go back to where the question came from, and by every other way that is in use:
+    /// one that is lost costs 5 s.
+    fn answer(&self, peer: &Arc<Peer>, origin: Origin, replies: &[Packet]) {
+        let back = origin.route();
+        self.shared.send_by(back, peer, replies);
+        let usual = self.shared.route(peer);
+        let others = Route {
+            udp: usual.udp.filter(|_| usual.udp != back.udp),
+            derp: usual.derp.filter(|_| usual.derp != back.derp),
+        };
+        self.shared.send_by(others, peer, replies);
+    }
+
+    fn return_cookie(&self, origin: Origin, cookie: Packet) {
+        match origin {
+            Origin::Udp(to) => self.shared.udp.queue(to, std::iter::once(cookie.as_ref())),
+            Origin::Derp(region, to) => {
+                self.shared
+                    .queue_derp(region, to, bytes::Bytes::copy_from_slice(cookie.as_ref()));
+            }
+        }
+        self.shared.wake_engine();
+    }
+
+    /// A packet out of the tunnel.
+    fn packet(
+        &mut self,
+        now: Instant,
+        view: &View,
+        peer: &Arc<Peer>,
+        packet: &[u8],
+    ) -> Result<(), DropReason> {
+        if packet.is_empty() {
+            return Ok(()); // a keepalive
+        }
+        let header = Header::parse(packet).ok_or(DropReason::Malformed)?;
+        let segment = match header.proto {
+            packet::TCP if !header.fragmented => {
+                Some(Segment::parse(&packet[header.payload.clone()]).ok_or(DropReason::Malformed)?)
+            }
+            _ => None,
+        };
+        // The addresses of a known flow were checked when it began, and are again with each netmap.
+        if let Some(segment) = &segment
+            && !segment.is_opening()
+            && let Some(flow) = self.flow(&header.flow(segment), peer)
+        {
+            self.ingress(now, &flow, packet);
+            return Ok(());
+        }
+        if !peer.may_send_from(header.src) {
+            return Err(DropReason::SourceNotAllowed);
+        }
+        if !view.is_own(header.dst) && !self.shared.listeners.has_address(header.dst) {
+            return Err(DropReason::NotForUs);
+        }
+        if header.fragmented {
+            return Err(DropReason::Unsupported);
+        }
+        match segment {
+            Some(segment) => self.segment(now, view, peer, &header, &segment, packet),
+            None => self.question(view, peer, &header, packet),
+        }
+    }
+
+    /// A SYN, or a segment of no flow.
+    fn segment(
+        &mut self,
+        now: Instant,
+        view: &View,
+        peer: &Arc<Peer>,
+        header: &Header,
+        segment: &Segment,
+        packet: &[u8],
+    ) -> Result<(), DropReason> {
+        let key = header.flow(segment);
+        let inbound = Inbound {
+            src: key.remote,
+            dst: key.local,
+            proto: header.proto,
+            tcp_syn: segment.is_opening(),
+            reply: false,
+            icmp_request: false,
+            fragment: false,
+            jailed: false,
+        };
+        view.admit(&peer.node(), &inbound, self.shared.local.borrow().peer_api)?;
+        if !segment.is_opening() {
+            return self.refuse(now, peer, &key, segment, packet);
+        }
+        if let Some(flow) = self.flow(&key, peer) {
+            if flow.opened_by == Some(segment.seq) {
+                self.ingress(now, &flow, packet);
+                return Ok(());
+            }
+            // The peer restarted and uses a port again. WireGuard authenticated it: the old flow may go. (A TCP
+            // machine of today would answer with a challenge ACK, which smoltcp does not.)
+            self.shared.remove(&flow);
+            flow.kill();
+        }
+        let Some(listener) = self.shared.listeners.get(key.local) else {
+            return self.refuse(now, peer, &key, segment, packet);
+        };
+        if listener.capacity() == 0 {
+            return Err(DropReason::AcceptQueueFull);
+        }
+        let conn = (|| {
+            let half_open = [
+                Guard::take(&peer.half_open, MAX_HALF_OPEN_PER_PEER)?,
+                Guard::take(&self.shared.half_open, MAX_HALF_OPEN)?,
+            ];
+            let seed = getrandom::u64().ok()?;
+            let tcp = Tcp::listening(&key, self.shared.arena.socket()?, now, seed)?;
+            let stage = Stage::Accepting {
+                listener,
+                _half_open: half_open,
+            };
+            Some(Conn::new(tcp, stage, now))
+        })()
+        .ok_or(DropReason::TooManyFlows)?;
+        let flow = Flow::new(key, peer.clone(), Some(segment.seq), conn);
+        self.shared.flows.lock().insert(key, flow.clone());
+        self.ingress(now, &flow, packet);
+        Ok(())
+    }
+
+    /// Something that is answered without a flow: echo requests and TSMP pings.
+    fn question(
+        &self,
+        view: &View,
+        peer: &Arc<Peer>,
+        header: &Header,
+        packet: &[u8],
+    ) -> Result<(), DropReason> {
+        let peer_api = self.shared.local.borrow().peer_api;
+        let reply = match header.proto {
+            // Always let in (Go: `wgengine/filter`).
+            packet::TSMP => {
+                let port = if header.dst.is_ipv4() {
+                    peer_api.v4
+                } else {
+                    peer_api.v6
+                };
+                echo::tsmp_reply(header, packet, port.unwrap_or(0))
+            }
+            packet::ICMP | packet::ICMPV6 => {
+                let inbound = Inbound {
+                    src: (header.src, 0).into(),
+                    dst: (header.dst, 0).into(),
+                    proto: header.proto,
+                    tcp_syn: false,
+                    reply: false,
+                    icmp_request: echo::is_request(header, packet),
+                    fragment: false,
+                    jailed: false,
+                };
+                view.admit(&peer.node(), &inbound, peer_api)?;
+                echo::reply(header, packet)
+            }
+            _ => None,
+        };
+        self.shared
+            .send(peer, vec![reply.ok_or(DropReason::Unsupported)?]);
+        Ok(())
+    }
+
+    fn flow(&self, key: &FlowKey, peer: &Peer) -> Option<Arc<Flow>> {
+        let flows = self.shared.flows.lock();
+        flows.get(key).filter(|flow| flow.peer.key == peer.key).cloned()
+    }
+
+    fn ingress(&mut self, now: Instant, flow: &Arc<Flow>, packet: &[u8]) {
+        self.shared
+            .drive(flow, |conn, out| conn.ingress(now, packet, out));
+        if !flow.dirty.swap(true, AcqRel) {
+            self.touched.push(flow.clone());
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        now: Instant,
+        peer: &Arc<Peer>,
+        key: &FlowKey,
+        segment: &Segment,
+        packet: &[u8],
+    ) -> Result<(), DropReason> {
+        if segment.is_reset() {
+            return Ok(());
+        }
+        if !self.refusals.allow(now) {
+            return Err(DropReason::StrayUnanswered);
+        }
+        let answer: Vec<BytesMut> = refusal(key.local.ip(), now, packet);
+        self.shared.send(peer, answer);
+        Ok(())
+    }
+}
+
+/// Bounds how many strays are answered in each second.
+#[derive(Debug, Default)]
+struct Refusals {
+    second: i64,
+    count: u32,
+}
+
+impl Refusals {
+    fn allow(&mut self, now: Instant) -> bool {
+        let second = now.secs();
+        if second != self.second {
+            *self = Self { second, count: 0 };
+        }
+        self.count += 1;
+        self.count <= MAX_REFUSALS
+    }
+}
+
+impl From<Rejected> for DropReason {
+    fn from(rejected: Rejected) -> Self {
+        match rejected {
+            Rejected::Invalid => Self::NotAuthentic,
+            Rejected::Replayed => Self::Replayed,
+            Rejected::Unknown => Self::UnknownPeer,
+        }
+    }
+}

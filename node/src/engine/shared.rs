@@ -1,0 +1,253 @@
+//! What the engine's task, listeners and streams share.
+//!
+//! Locks are taken in this order: a flow's connection, the peer's session, path selection or outbox. Wakers
+//! are called with none of them held.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
+    },
+    task::Waker,
+    time,
+};
+
+use ahash::AHashMap;
+use arc_swap::ArcSwapOption;
+use bytes::{Bytes, BytesMut};
+use gotatun::packet::Packet;
+use parking_lot::Mutex;
+use smoltcp::time::Instant;
+use tokio::sync::watch;
+
+use super::{
+    Stats,
+    flow::{Conn, Flow},
+    listener::Listeners,
+    view::View,
+};
+use crate::{
+    control::LocalState,
+    derp_map::RegionId,
+    key::{NodePrivate, NodePublic},
+    magicsock::{Magicsock, Route},
+    netstack::{arena::Arena, packet::FlowKey},
+    udp::Udp,
+    wg::{Peer, Peers},
+};
+
+/// Connections of one node at a time. Each may hold up to 1.25 MiB, an idle one holds a few KiB.
+const MAX_FLOWS: usize = 16_384;
+/// Packets that wait for the engine to hand them to a relay.
+const MAX_DERP_QUEUE: usize = 1024;
+
+pub(super) struct Shared {
+    pub(super) udp: Udp,
+    pub(super) peers: Peers,
+    pub(super) paths: Mutex<Magicsock>,
+    pub(super) flows: Mutex<AHashMap<FlowKey, Arc<Flow>>>,
+    pub(super) arena: Arc<Arena>,
+    pub(super) listeners: Arc<Listeners>,
+    pub(super) half_open: Arc<AtomicUsize>,
+    pub(super) view: ArcSwapOption<View>,
+    pub(super) local: watch::Sender<LocalState>,
+    pub(super) stats: Arc<Stats>,
+    pub(super) mail: Mutex<Mail>,
+    pub(super) derp_only: bool,
+    closed: AtomicBool,
+    engine: Mutex<Option<Waker>>,
+    engine_awake: AtomicBool,
+    start: time::Instant,
+}
+
+/// What others leave for the engine's next round.
+#[derive(Default)]
+pub(super) struct Mail {
+    /// Flows with data that nobody has made segments of, or without an owner.
+    pub(super) dirty: Vec<Arc<Flow>>,
+    /// New entries for the timer wheel.
+    pub(super) timers: Vec<(u64, Arc<Flow>)>,
+    /// Packets for relays.
+    pub(super) derp: VecDeque<(RegionId, NodePublic, Bytes)>,
+    /// The node logged in with this key.
+    pub(super) node_key: Option<NodePrivate>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        udp: Udp,
+        node_key: &NodePrivate,
+        paths: Magicsock,
+        local: watch::Sender<LocalState>,
+        stats: Arc<Stats>,
+        derp_only: bool,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            udp,
+            peers: Peers::new(node_key),
+            paths: Mutex::new(paths),
+            flows: Mutex::default(),
+            arena: Arena::new(MAX_FLOWS),
+            listeners: Listeners::new(),
+            half_open: Arc::default(),
+            view: ArcSwapOption::empty(),
+            local,
+            stats,
+            mail: Mutex::default(),
+            derp_only,
+            closed: AtomicBool::new(false),
+            engine: Mutex::default(),
+            engine_awake: AtomicBool::new(false),
+            start: time::Instant::now(),
+        })
+    }
+
+    /// The time as the TCP machine counts it. It starts at 1 s: zero means "at once" to smoltcp.
+    pub(super) fn now(&self) -> Instant {
+        Instant::from_micros(self.start.elapsed().as_micros() as i64 + 1_000_000)
+    }
+
+    /// Runs `f` on the flow's connection, then seals and queues the packets that it made, all under the
+    /// flow's lock so that they keep their order.
+    pub(super) fn drive<R>(&self, flow: &Flow, f: impl FnOnce(&mut Conn, &mut Vec<BytesMut>) -> R) -> R {
+        let mut out = Vec::new();
+        let mut conn = flow.conn.lock();
+        let result = f(&mut conn, &mut out);
+        self.send(&flow.peer, out);
+        result
+    }
+
+    /// Seals packets and queues the datagrams; the engine flushes them at the end of its round.
+    pub(super) fn send(&self, peer: &Arc<Peer>, packets: Vec<BytesMut>) {
+        if packets.is_empty() {
+            return;
+        }
+        let mut sealed = Vec::with_capacity(packets.len());
+        self.peers.seal(peer, packets, &mut sealed);
+        self.send_sealed(peer, &sealed);
+    }
+
+    /// Queues datagrams for `peer` on the way that path selection names.
+    pub(super) fn send_sealed(&self, peer: &Arc<Peer>, datagrams: &[Packet]) {
+        if datagrams.is_empty() {
+            return;
+        }
+        let route = self.route(peer);
+        if route == Route::default() {
+            self.stats.tx_no_route.fetch_add(datagrams.len() as u64, Relaxed);
+        }
+        self.send_by(route, peer, datagrams);
+    }
+
+    pub(super) fn send_by(&self, route: Route, peer: &Peer, datagrams: &[Packet]) {
+        if let Some(to) = route.udp.filter(|_| !self.derp_only) {
+            self.udp.queue(to, datagrams.iter().map(AsRef::as_ref));
+        }
+        if let Some(region) = route.derp {
+            for datagram in datagrams {
+                self.queue_derp(region, peer.key, Bytes::copy_from_slice(datagram.as_ref()));
+            }
+        }
+        self.wake_engine();
+    }
+
+    /// Queues a packet for a relay; the engine hands it over in its next round.
+    pub(super) fn queue_derp(&self, region: RegionId, to: NodePublic, packet: Bytes) {
+        let mut mail = self.mail.lock();
+        if mail.derp.len() < MAX_DERP_QUEUE {
+            mail.derp.push_back((region, to, packet));
+        } else {
+            self.stats.tx_derp_dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Where packets for `peer` go. While path selection knows no way, the address from which the peer was
+    /// heard last (or that a predecessor handed over) is worth a try.
+    pub(super) fn route(&self, peer: &Peer) -> Route {
+        let route = self.paths.lock().route(time::Instant::now(), &peer.key);
+        if route == Route::default() && !self.derp_only {
+            return Route {
+                udp: peer.seen().addr,
+                derp: None,
+            };
+        }
+        route
+    }
+
+    /// Makes sure that the engine's task runs once more.
+    pub(super) fn wake_engine(&self) {
+        if !self.engine_awake.swap(true, AcqRel)
+            && let Some(waker) = self.engine.lock().as_ref()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The engine begins a round: what happens from now on wakes it again.
+    pub(super) fn begin_round(&self, waker: &Waker) {
+        let mut engine = self.engine.lock();
+        if !engine.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            *engine = Some(waker.clone());
+        }
+        self.engine_awake.store(false, Release);
+    }
+
+    /// Lets the engine look at this flow in its next round.
+    pub(super) fn mark_dirty(&self, flow: &Arc<Flow>) {
+        if !flow.dirty.swap(true, AcqRel) && !self.is_closed() {
+            self.mail.lock().dirty.push(flow.clone());
+        }
+        self.wake_engine();
+    }
+
+    /// Makes sure that the timer wheel visits `flow` at its next deadline.
+    pub(super) fn arm(&self, flow: &Arc<Flow>, at: Option<Instant>) {
+        let Some(at) = at else { return };
+        let at = (at.total_millis() as u64).max(1);
+        if flow.timer.fetch_min(at, AcqRel) > at && !self.is_closed() {
+            self.mail.lock().timers.push((at, flow.clone()));
+            self.wake_engine();
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Acquire)
+    }
+
+    /// Takes a flow out, unless another has taken its place.
+    pub(super) fn remove(&self, flow: &Arc<Flow>) {
+        let mut flows = self.flows.lock();
+        if flows.get(&flow.key).is_some_and(|f| Arc::ptr_eq(f, flow)) {
+            flows.remove(&flow.key);
+        }
+    }
+
+    /// Ends the flows of which `ends` says so, without a word to their peers.
+    pub(super) fn kill_flows(&self, ends: impl Fn(&Flow) -> bool) {
+        let mut killed = Vec::new();
+        self.flows.lock().retain(|_, flow| {
+            let ends = ends(flow);
+            if ends {
+                killed.push(flow.clone());
+            }
+            !ends
+        });
+        for flow in killed {
+            flow.kill();
+        }
+    }
+
+    /// The engine has ended: everybody who waits finds out.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Release);
+        self.listeners.close();
+        self.kill_flows(|_| true);
+        self.udp.flush();
+        // The mail holds flows, which hold peers.
+        *self.mail.lock() = Mail::default();
+    }
+}

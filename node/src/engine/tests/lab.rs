@@ -1,0 +1,168 @@
+//! Engines that know of each other.
+
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::netmap::Merger;
+
+/// Everything a test waits for comes within this time, or it fails.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node of a tailnet.
+pub(super) struct Side {
+    pub(super) id: u8,
+    pub(super) key: NodePrivate,
+    pub(super) engine: Engine,
+    pub(super) local: watch::Sender<LocalState>,
+    disco: DiscoPrivate,
+    netmap: watch::Sender<Option<Arc<Netmap>>>,
+    merger: Mutex<Merger>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Side {
+    pub(super) fn start(id: u8, recent_peers: Vec<RecentPeer>) -> Self {
+        let key = NodePrivate::generate().unwrap();
+        let disco = DiscoPrivate::generate().unwrap();
+        let config = EngineConfig {
+            node_key: key.clone(),
+            disco_key: disco.clone(),
+            udp_port: 0,
+            static_endpoints: Vec::new(),
+            derp_only: false,
+            roots: Arc::new(rustls::RootCertStore::empty()),
+            hand_over: HandOver {
+                recent_peers,
+                ..HandOver::default()
+            },
+        };
+        let (netmap, netmap_seen) = watch::channel(None);
+        let local = watch::Sender::new(LocalState::default());
+        let tasks = TaskTracker::new();
+        let cancel = CancellationToken::new();
+        let engine = Engine::start(config, netmap_seen, local.clone(), &tasks, cancel.clone()).unwrap();
+        Self {
+            id,
+            key,
+            engine,
+            local,
+            disco,
+            netmap,
+            merger: Mutex::default(),
+            cancel,
+            tasks,
+        }
+    }
+
+    pub(super) fn addr(&self, port: u16) -> SocketAddr {
+        ([100, 64, 0, self.id], port).into()
+    }
+
+    pub(super) fn addr_v6(&self, port: u16) -> SocketAddr {
+        let ip: IpAddr = format!("fd7a:115c:a1e0::{:x}", self.id).parse().unwrap();
+        (ip, port).into()
+    }
+
+    /// Where its socket is.
+    pub(super) fn endpoint(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.engine.shared.udp.port()).into()
+    }
+
+    pub(super) fn as_recent(&self, addr: SocketAddr) -> RecentPeer {
+        RecentPeer {
+            key: self.key.public(),
+            addr: Some(addr),
+            seen: jiff::Timestamp::now(),
+        }
+    }
+
+    /// The node as control describes it.
+    pub(super) fn node(&self) -> Value {
+        let addrs = [
+            format!("{}/32", self.addr(0).ip()),
+            format!("{}/128", self.addr_v6(0).ip()),
+        ];
+        json!({
+            "ID": self.id,
+            "StableID": format!("n{}", self.id),
+            "Name": format!("n{}.example.ts.net.", self.id),
+            "User": 1,
+            "Key": self.key.public(),
+            "DiscoKey": self.disco.public(),
+            "Addresses": addrs,
+            "AllowedIPs": addrs,
+            "Endpoints": [self.endpoint()],
+            "MachineAuthorized": true,
+        })
+    }
+
+    /// Takes over what control says, on top of what it said before.
+    pub(super) async fn hear(&self, message: Value) {
+        let message = serde_json::from_value(message).unwrap();
+        let netmap = self
+            .merger
+            .lock()
+            .apply(message, jiff::Timestamp::now())
+            .unwrap()
+            .unwrap();
+        let generation = netmap.generation;
+        self.netmap.send_replace(Some(netmap));
+        within(|| {
+            let view = self.engine.shared.view.load();
+            view.as_ref()
+                .is_some_and(|view| view.netmap.generation == generation)
+        })
+        .await;
+    }
+
+    /// A first map with these peers; everybody may reach everything.
+    pub(super) async fn meet(&self, peers: &[Value]) {
+        self.hear(json!({"Node": self.node(), "Peers": peers, "PacketFilter": allow_all()}))
+            .await;
+    }
+
+    pub(super) fn dropped(&self, reason: DropReason) -> u64 {
+        self.engine.stats().dropped(reason)
+    }
+
+    pub(super) async fn stop(&self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        tokio::time::timeout(PATIENCE, self.tasks.wait()).await.unwrap();
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+pub(super) fn allow_all() -> Value {
+    json!([{"SrcIPs": ["*"], "DstPorts": [{"IP": "*", "Ports": {"First": 0, "Last": 65535}}]}])
+}
+
+/// Two nodes that know each other.
+pub(super) async fn pair() -> (Side, Side) {
+    let b = Side::start(2, Vec::new());
+    let a = Side::start(1, vec![b.as_recent(b.endpoint())]);
+    b.meet(&[a.node()]).await;
+    a.meet(&[b.node()]).await;
+    (a, b)
+}
+
+/// Waits for a condition.
+pub(super) async fn within(condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "the condition did not come true in time"
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -1,0 +1,246 @@
+//! The node's UDP socket: GRO on receive, GSO batches on send.
+//!
+//! Datagrams gather in an [`Outbox`] until somebody flushes; a batch that can't grow any more leaves at once.
+
+use std::{
+    io,
+    io::IoSliceMut,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll},
+};
+
+use parking_lot::Mutex;
+use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use rustix::net::{AddressFamily, SocketType, bind, ipproto, socket_with, sockopt};
+use tokio::{io::Interest, net::UdpSocket};
+
+use self::outbox::{Batch, Outbox};
+use crate::engine::Stats;
+
+mod outbox;
+
+/// Receive calls are batched by this many buffers of 64 KiB, each of which GRO may fill.
+const RECV_BATCH: usize = 4;
+/// Wanted; the kernel caps it at `net.core.{r,w}mem_max`.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// A bound UDP socket, for IPv4 and (where the machine has it) IPv6.
+pub(crate) struct Udp {
+    io: UdpSocket,
+    state: UdpSocketState,
+    dual_stack: bool,
+    port: u16,
+    outbox: Mutex<Outbox>,
+    stats: Arc<Stats>,
+}
+
+/// Receive memory, reused for every call.
+pub(crate) struct RecvBuffers {
+    buffers: Vec<Vec<u8>>,
+    meta: Vec<RecvMeta>,
+}
+
+impl RecvBuffers {
+    pub(crate) fn new() -> Self {
+        Self {
+            buffers: (0..RECV_BATCH).map(|_| vec![0; 65_536]).collect(),
+            meta: vec![RecvMeta::default(); RECV_BATCH],
+        }
+    }
+}
+
+impl Udp {
+    /// Binds `port`; when that is taken (or 0), any other.
+    ///
+    /// # Errors
+    /// When no UDP socket can be had at all.
+    pub(crate) fn bind(port: u16, stats: Arc<Stats>) -> io::Result<Self> {
+        let (socket, dual_stack) = bind_any_family(port).or_else(|_| bind_any_family(0))?;
+        socket.set_nonblocking(true)?;
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        // Refused sizes leave the kernel's defaults in place, which work.
+        let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
+        let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
+        let port = socket.local_addr()?.port();
+        Ok(Self {
+            io: UdpSocket::from_std(socket)?,
+            state,
+            dual_stack,
+            port,
+            outbox: Mutex::default(),
+            stats,
+        })
+    }
+
+    /// The port that the socket is bound to.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Receives one round and hands every datagram to `f`.
+    pub(crate) fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut RecvBuffers,
+        mut f: impl FnMut(SocketAddr, &[u8]),
+    ) -> Poll<()> {
+        let RecvBuffers { buffers, meta } = buffers;
+        loop {
+            if self.io.poll_recv_ready(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let mut got = 0;
+            let _ = self.io.try_io(Interest::READABLE, || {
+                let mut free = buffers.iter_mut();
+                let mut slices: [IoSliceMut<'_>; RECV_BATCH] =
+                    std::array::from_fn(|_| IoSliceMut::new(free.next().map_or(&mut [], |b| b)));
+                match self.state.recv(UdpSockRef::from(&self.io), &mut slices, meta) {
+                    Ok(n) => got = n,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => {
+                        self.stats.rx_errors.fetch_add(1, Relaxed);
+                    }
+                }
+                // A short round means that the queue is empty: clear the readiness now instead of paying for
+                // another call that only returns EAGAIN. epoll is edge triggered, so a datagram that arrives
+                // in between raises it again.
+                if got < RECV_BATCH {
+                    Err(io::ErrorKind::WouldBlock.into())
+                } else {
+                    Ok(())
+                }
+            });
+            if got == 0 {
+                continue;
+            }
+            for (meta, buffer) in meta[..got].iter().zip(buffers.iter()) {
+                let from = canonical(meta.addr);
+                let received = buffer.get(..meta.len).unwrap_or_default();
+                for datagram in received.chunks(meta.stride.max(1)) {
+                    self.stats.rx_packets.fetch_add(1, Relaxed);
+                    self.stats.rx_bytes.fetch_add(datagram.len() as u64, Relaxed);
+                    f(from, datagram);
+                }
+            }
+            return Poll::Ready(());
+        }
+    }
+
+    /// Queues datagrams for one destination. They leave with the next [`Self::flush`] at the latest.
+    pub(crate) fn queue<'a>(&self, to: SocketAddr, datagrams: impl Iterator<Item = &'a [u8]>) {
+        let mut outbox = self.outbox.lock();
+        let max_segments = self.state.max_gso_segments();
+        for datagram in datagrams {
+            if !outbox.push(to, datagram, max_segments) {
+                self.stats.tx_dropped.fetch_add(1, Relaxed);
+            }
+        }
+        // Full batches leave at once, so that the peer works while we go on sealing.
+        while let Some(batch) = outbox.pop_full() {
+            if !self.send(&mut outbox, batch) {
+                break;
+            }
+        }
+    }
+
+    /// Sends what waits, as far as the socket takes it.
+    pub(crate) fn flush(&self) {
+        let mut outbox = self.outbox.lock();
+        while let Some(batch) = outbox.pop() {
+            if !self.send(&mut outbox, batch) {
+                break;
+            }
+        }
+    }
+
+    /// Arranges a wake-up for when the socket takes more, if something waits for that.
+    pub(crate) fn poll_blocked(&self, cx: &mut Context<'_>) {
+        if !self.outbox.lock().is_empty() && self.io.poll_send_ready(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// `false`: the socket is full; the batch is back in the queue.
+    fn send(&self, outbox: &mut Outbox, batch: Batch) -> bool {
+        let to = self.destination(batch.to);
+        let sent = self.transmit(to, &batch.bytes, (batch.count > 1).then_some(batch.segment));
+        match sent {
+            Ok(()) => {
+                self.stats.tx_packets.fetch_add(batch.count as u64, Relaxed);
+                self.stats.tx_bytes.fetch_add(batch.bytes.len() as u64, Relaxed);
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                outbox.put_back(batch);
+                return false;
+            }
+            // A driver without GSO says so only now (quinn-udp has switched it off): one by one.
+            Err(_) if batch.count > 1 && self.state.max_gso_segments() == 1 => {
+                for datagram in batch.bytes.chunks(batch.segment) {
+                    let counter = match self.transmit(to, datagram, None) {
+                        Ok(()) => &self.stats.tx_packets,
+                        Err(_) => &self.stats.tx_dropped,
+                    };
+                    counter.fetch_add(1, Relaxed);
+                }
+            }
+            // No route, a firewall: UDP may lose packets, TCP repairs it.
+            Err(error) => {
+                tracing::trace!(to = %batch.to, %error, "Datagrams not sent");
+                self.stats.tx_dropped.fetch_add(batch.count as u64, Relaxed);
+            }
+        }
+        outbox.recycle(batch);
+        true
+    }
+
+    fn transmit(&self, to: SocketAddr, contents: &[u8], segment_size: Option<usize>) -> io::Result<()> {
+        self.io.try_io(Interest::WRITABLE, || {
+            let transmit = Transmit {
+                destination: to,
+                ecn: None,
+                contents,
+                segment_size,
+                src_ip: None,
+            };
+            self.state.try_send(UdpSockRef::from(&self.io), &transmit)
+        })
+    }
+
+    /// A dual-stack socket wants IPv4 destinations in their mapped form.
+    fn destination(&self, to: SocketAddr) -> SocketAddr {
+        match to.ip() {
+            IpAddr::V4(ip) if self.dual_stack => (ip.to_ipv6_mapped(), to.port()).into(),
+            _ => to,
+        }
+    }
+}
+
+fn bind_any_family(port: u16) -> io::Result<(std::net::UdpSocket, bool)> {
+    match bind_family(AddressFamily::INET6, (Ipv6Addr::UNSPECIFIED, port).into()) {
+        Ok(socket) => Ok((socket, true)),
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(e),
+        Err(_) => Ok((
+            bind_family(AddressFamily::INET, (Ipv4Addr::UNSPECIFIED, port).into())?,
+            false,
+        )),
+    }
+}
+
+fn bind_family(family: AddressFamily, addr: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let flags = rustix::net::SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::DGRAM, flags, Some(ipproto::UDP))?;
+    if family == AddressFamily::INET6 {
+        sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    bind(&socket, &addr)?;
+    Ok(socket.into())
+}
+
+/// IPv4 sources arrive at a dual-stack socket in their mapped form.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    (addr.ip().to_canonical(), addr.port()).into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+use std::{future::poll_fn, time::Duration};
+
+use super::*;
+
+async fn receive(udp: &Udp, wanted: usize) -> Vec<(SocketAddr, Vec<u8>)> {
+    let mut buffers = RecvBuffers::new();
+    let mut got = Vec::new();
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while got.len() < wanted {
+            poll_fn(|cx| udp.poll_recv(cx, &mut buffers, |from, d| got.push((from, d.to_vec())))).await;
+        }
+    })
+    .await
+    .unwrap();
+    got
+}
+
+async fn flush(udp: &Udp) {
+    poll_fn(|cx| {
+        udp.flush();
+        udp.poll_blocked(cx);
+        if udp.outbox.lock().is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn batches_arrive_as_the_datagrams_that_were_queued() {
+    let stats = Arc::<Stats>::default();
+    let (a, b) = (Udp::bind(0, stats.clone()).unwrap(), Udp::bind(0, stats).unwrap());
+    let datagrams: Vec<Vec<u8>> = (0..40_u8).map(|i| vec![i; 1200]).chain([vec![99; 7]]).collect();
+    for ip in [IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()] {
+        if ip.is_ipv6() && !a.dual_stack {
+            continue;
+        }
+        a.queue((ip, b.port()).into(), datagrams.iter().map(Vec::as_slice));
+        flush(&a).await;
+        let got = receive(&b, datagrams.len()).await;
+        assert!(got.iter().all(|(from, _)| *from == (ip, a.port()).into()));
+        assert_eq!(got.into_iter().map(|(_, d)| d).collect::<Vec<_>>(), datagrams);
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_is_replaced() {
+    let stats = Arc::<Stats>::default();
+    let a = Udp::bind(0, stats.clone()).unwrap();
+    let b = Udp::bind(a.port(), stats).unwrap();
+    assert_ne!(a.port(), b.port());
+}

@@ -1,0 +1,119 @@
+//! One WireGuard peer.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use arc_swap::ArcSwap;
+use gotatun::noise::Tunn;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+
+use crate::{key::NodePublic, netmap::Node};
+
+/// A peer with its session, if it has one.
+pub(crate) struct Peer {
+    pub(crate) key: NodePublic,
+    /// TCP connections of this peer that are not established yet.
+    pub(crate) half_open: Arc<AtomicUsize>,
+    pub(super) session: Mutex<Session>,
+    node: ArcSwap<Node>,
+    active: AtomicBool,
+    seen: Mutex<Seen>,
+}
+
+pub(super) struct Session {
+    pub(super) tunn: Tunn,
+    /// Our indices that are, or were lately, in the index map.
+    pub(super) indices: Vec<u32>,
+    /// Packets wait inside for a session.
+    pub(super) waiting: bool,
+}
+
+/// When and where the peer was heard last.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Seen {
+    /// The last authenticated packet, to about a second.
+    pub(crate) at: Option<Timestamp>,
+    /// The address from which an authenticated packet came last.
+    pub(crate) addr: Option<SocketAddr>,
+}
+
+impl Peer {
+    pub(super) fn new(node: Arc<Node>, tunn: Tunn) -> Self {
+        Self {
+            key: node.key,
+            half_open: Arc::default(),
+            session: Mutex::new(Session {
+                tunn,
+                indices: Vec::new(),
+                waiting: false,
+            }),
+            node: ArcSwap::new(node),
+            active: AtomicBool::new(true),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// The netmap's node.
+    pub(crate) fn node(&self) -> Arc<Node> {
+        self.node.load_full()
+    }
+
+    /// Whether WireGuard accepts packets with this inner source from the peer.
+    pub(crate) fn may_send_from(&self, ip: IpAddr) -> bool {
+        self.node.load().allowed_ips.iter().any(|net| net.contains(&ip))
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        *self.seen.lock()
+    }
+
+    /// Notes an authenticated packet. `true` when its address is news, or the last time was a second ago.
+    pub(crate) fn note_seen(&self, now: Timestamp, from: Option<SocketAddr>) -> bool {
+        let mut seen = self.seen.lock();
+        let news = from.is_some() && from != seen.addr
+            || seen
+                .at
+                .is_none_or(|at| now.duration_since(at).as_millis().abs() >= 1000);
+        if news {
+            seen.at = Some(now);
+            seen.addr = from.or(seen.addr);
+        }
+        news
+    }
+
+    /// Where to try first: what a predecessor knew.
+    pub(crate) fn set_addr(&self, addr: SocketAddr) {
+        self.seen.lock().addr = Some(addr);
+    }
+
+    pub(super) fn set_node(&self, node: Arc<Node>) {
+        self.node.store(node);
+    }
+
+    pub(super) fn set_active(&self) {
+        self.active.store(true, Relaxed);
+    }
+
+    pub(super) fn set_idle(&self) {
+        self.active.store(false, Relaxed);
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.active.load(Relaxed)
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
