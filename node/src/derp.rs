@@ -70,10 +70,11 @@ pub struct DerpClients {
 /// The handle on a region's task, which ends when this is dropped.
 #[derive(Debug)]
 struct Region {
+    // Dropped before the queue, whose end would look like one of the connection.
+    _end: DropGuard,
     definition: DerpRegion,
     home: watch::Sender<bool>,
     queue: mpsc::Sender<(NodePublic, Bytes)>,
-    _end: DropGuard,
 }
 
 impl DerpClients {
@@ -159,10 +160,13 @@ impl DerpClients {
         };
         self.tasks.spawn(client.run(cancel.clone()));
         Region {
+            _end: cancel.drop_guard(),
             definition,
             home,
             queue,
-            _end: cancel.drop_guard(),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -562,3 +562,6 @@ fn random<const N: usize>() -> Option<[u8; N]> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

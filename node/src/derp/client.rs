@@ -57,7 +57,11 @@ pub(super) enum ClientError {
 impl Client {
     /// Until `cancel`. A task that ends this way says nothing more: who cancelled it knows.
     pub(super) async fn run(mut self, cancel: CancellationToken) {
-        cancel.run_until_cancelled_owned(self.keep_connected()).await;
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = self.keep_connected() => {}
+        }
     }
 
     async fn keep_connected(&mut self) {

@@ -310,3 +310,6 @@ fn mapping_varies(answers: &[Answer]) -> Option<bool> {
     let others: Vec<_> = v4.filter(|a| a.server != first.server).collect();
     (!others.is_empty()).then(|| others.iter().any(|a| a.mapped != first.mapped))
 }
+
+#[cfg(test)]
+mod tests;
