@@ -1,8 +1,264 @@
-//! `cargo lab test`
+//! `cargo lab test`: everything that CI checks, cheapest first, and one closing line.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cluster;
+use crate::command;
 use crate::lab::Lab;
-use crate::step::Steps;
-use anyhow::Result;
-use std::process::ExitCode;
-pub fn run(_lab: &Lab, _steps: &mut Steps, _filter: Option<&str>) -> Result<ExitCode> {
-    Ok(ExitCode::FAILURE)
+use crate::machine;
+use crate::step::{Steps, shown};
+use crate::up;
+
+/// Release of cargo-deny; another one may read `deny.toml` differently.
+const CARGO_DENY: &str = "0.20.2";
+
+/// How many checks a phase did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Count {
+    passed: usize,
+    failed: usize,
+}
+
+impl Count {
+    const PASSED: Self = Self { passed: 1, failed: 0 };
+}
+
+/// Runs all of it, or with a filter only the end-to-end tests whose names contain it.
+pub fn run(lab: &Lab, steps: &mut Steps, filter: Option<&str>) -> Result<ExitCode> {
+    machine::check(lab)?;
+    let mut report = Report::default();
+    if filter.is_none() {
+        machine::install(lab, steps)?;
+        source(lab, &mut report);
+    }
+    report.phase("lab", || up::up(lab, steps).map(|_| Count::PASSED));
+    if report.failed_phases.last() != Some(&"lab") {
+        report.phase("end to end", || end_to_end(lab, filter));
+    }
+    Ok(report.close())
+}
+
+/// What needs no lab.
+fn source(lab: &Lab, report: &mut Report) {
+    report.phase("format", || quiet(cargo(lab).args(["fmt", "--all", "--check"])));
+    report.phase("lints", || {
+        quiet(cargo(lab).args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "--deny",
+            "warnings",
+        ]))
+    });
+    report.phase("licences, bans, sources", || deny(lab));
+    report.phase("docs", || {
+        quiet(
+            cargo(lab)
+                .args(["doc", "--workspace", "--no-deps"])
+                .env("RUSTDOCFLAGS", "--deny warnings"),
+        )
+    });
+    report.phase("unit and property tests", || unit_tests(lab));
+    report.phase("Go helpers", || {
+        let unformatted = command::output(Command::new("gofmt").arg("-l").arg(lab.go_helpers()))?;
+        if !unformatted.is_empty() {
+            bail!("gofmt would change {unformatted}");
+        }
+        quiet(Command::new("go").current_dir(lab.go_helpers()).args([
+            "vet",
+            "./labcontrol",
+            "./peer",
+            "./backend",
+        ]))
+    });
+    report.phase("chart", || chart(lab));
+}
+
+#[derive(Debug, Default)]
+struct Report {
+    total: Count,
+    failed_phases: Vec<&'static str>,
+}
+
+impl Report {
+    fn phase(&mut self, name: &'static str, work: impl FnOnce() -> Result<Count>) {
+        println!("{name} …");
+        let start = Instant::now();
+        let count = work().unwrap_or_else(|error| {
+            println!("{error:#}");
+            Count { passed: 0, failed: 1 }
+        });
+        let verdict = if count.failed == 0 { "passed" } else { "FAILED" };
+        println!(
+            "{name}: {verdict} ({}) in {}",
+            count.passed + count.failed,
+            shown(start.elapsed())
+        );
+        self.total.passed += count.passed;
+        self.total.failed += count.failed;
+        if count.failed > 0 {
+            self.failed_phases.push(name);
+        }
+    }
+
+    fn close(&self) -> ExitCode {
+        if !self.failed_phases.is_empty() {
+            println!("failed: {}", self.failed_phases.join(", "));
+        }
+        println!("{} passed, {} failed", self.total.passed, self.total.failed);
+        if self.total.failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn cargo(lab: &Lab) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(&lab.tree);
+    cargo
+}
+
+fn quiet(command: &mut Command) -> Result<Count> {
+    command::output(command).map(|_| Count::PASSED)
+}
+
+fn deny(lab: &Lab) -> Result<Count> {
+    let root = lab.cache.join("tools").join(format!("cargo-deny-{CARGO_DENY}"));
+    let program = root.join("bin/cargo-deny");
+    if !program.exists() {
+        println!("  cargo-deny {CARGO_DENY} is built once (about 6 min on two cores) …");
+        let mut install = Command::new("cargo");
+        install
+            .args([
+                "install",
+                "--quiet",
+                "--locked",
+                "--version",
+                CARGO_DENY,
+                "--root",
+            ])
+            .arg(&root)
+            .arg("cargo-deny");
+        command::output(&mut install)?;
+    }
+    // Advisories are fetched from the network: a matter for the scheduled run, not for this one.
+    quiet(Command::new(program).current_dir(&lab.tree).args([
+        "--workspace",
+        "check",
+        "bans",
+        "licenses",
+        "sources",
+    ]))
+}
+
+fn unit_tests(lab: &Lab) -> Result<Count> {
+    let mut tests = cargo(lab);
+    tests
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .stdin(Stdio::null());
+    let out = tests.output().context("cannot run cargo")?;
+    let said = String::from_utf8_lossy(&out.stdout);
+    let mut count = sum(&said);
+    if !out.status.success() {
+        println!("{}", command::tail(&said, 60));
+        println!("{}", command::tail(&String::from_utf8_lossy(&out.stderr), 30));
+        count.failed = count.failed.max(1);
+    }
+    Ok(count)
+}
+
+/// Adds up cargo's `test result: ok. 12 passed; 0 failed; …` lines.
+fn sum(said: &str) -> Count {
+    let mut total = Count::default();
+    for line in said.lines().filter(|line| line.starts_with("test result:")) {
+        let number = |what: &str| -> usize {
+            let before = line.split(what).next().unwrap_or_default();
+            before
+                .split_whitespace()
+                .last()
+                .and_then(|number| number.parse().ok())
+                .unwrap_or(0)
+        };
+        total.passed += number(" passed");
+        total.failed += number(" failed");
+    }
+    total
+}
+
+fn chart(lab: &Lab) -> Result<Count> {
+    let chart = lab.tree.join("charts/postern");
+    command::output(cluster::script(lab).args(["build", "helm"]))?;
+    let helm = command::output(cluster::script(lab).args(["path", "helm"]))?;
+    command::output(Command::new(helm.trim()).args(["lint", "--strict"]).arg(&chart))?;
+    command::output(
+        Command::new(helm.trim())
+            .args(["template", "postern"])
+            .arg(&chart),
+    )?;
+    Ok(Count { passed: 2, failed: 0 })
+}
+
+/// Runs the `e2e` binary, shows what it says, and takes its closing line.
+fn end_to_end(lab: &Lab, filter: Option<&str>) -> Result<Count> {
+    command::output(cargo(lab).args(["build", "--package", "postern-e2e", "--bin", "e2e"]))?;
+    let mut tests = cargo(lab);
+    tests
+        .args(["run", "--quiet", "--package", "postern-e2e", "--bin", "e2e", "--"])
+        .args(filter);
+    let mut child = tests
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run the tests")?;
+    let mut last = String::new();
+    for line in BufReader::new(child.stdout.take().context("no standard output")?).lines() {
+        last = line?;
+        println!("  {last}");
+    }
+    child.wait()?;
+    closing(&last).with_context(|| format!("the end-to-end tests ended with {last:?} instead of a count"))
+}
+
+fn closing(line: &str) -> Option<Count> {
+    let (passed, failed) = line.split_once(" passed, ")?;
+    Some(Count {
+        passed: passed.parse().ok()?,
+        failed: failed.strip_suffix(" failed")?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_all_test_binaries_are_added() {
+        let said = "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured\nnoise\ntest result: FAILED. 3 passed; 2 failed; 0 ignored";
+        assert_eq!(
+            sum(said),
+            Count {
+                passed: 15,
+                failed: 2
+            }
+        );
+    }
+
+    #[test]
+    fn the_closing_line_is_read() {
+        assert_eq!(
+            closing("31 passed, 2 failed"),
+            Some(Count {
+                passed: 31,
+                failed: 2
+            })
+        );
+        assert_eq!(closing("panicked"), None);
+    }
 }

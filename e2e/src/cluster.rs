@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
 
 use crate::command;
 use crate::lab::Lab;
 use crate::step::Steps;
+use crate::wait;
 
 /// A cluster that is up.
 #[derive(Debug, Clone)]
@@ -67,6 +69,69 @@ impl Cluster {
         let mut command = self.kubectl();
         command.args(["apply", "--server-side", "--force-conflicts", "-f", "-"]);
         command::output_of_input(&mut command, manifest).map(drop)
+    }
+
+    /// One object as JSON, if it exists.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
+        let mut command = self.kubectl();
+        command.args([
+            "get",
+            kind,
+            name,
+            "--ignore-not-found",
+            "--output",
+            "json",
+            "--namespace",
+            namespace,
+        ]);
+        let said = command::output(&mut command)?;
+        if said.trim().is_empty() {
+            Ok(None)
+        } else {
+            json(&said).map(Some)
+        }
+    }
+
+    /// The objects of a kind that a selector matches, in one namespace.
+    pub fn list(&self, kind: &str, namespace: &str, selector: &str) -> Result<Vec<Value>> {
+        let mut command = self.kubectl();
+        command.args([
+            "get",
+            kind,
+            "--output",
+            "json",
+            "--namespace",
+            namespace,
+            "--selector",
+            selector,
+        ]);
+        match json(&command::output(&mut command)?)?["items"].take() {
+            Value::Array(items) => Ok(items),
+            other => bail!("expected a list of {kind}, got {other}"),
+        }
+    }
+
+    /// Runs kubectl and gives what it says.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        command::output(self.kubectl().args(arguments))
+    }
+
+    /// Waits until an object is as wanted; the error has the object's status.
+    pub fn wait(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        bound: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        wait::until(&format!("{kind} {namespace}/{name}"), bound, || {
+            match self.get(kind, namespace, name)? {
+                Some(object) if wanted(&object) => Ok(object),
+                Some(object) => bail!("its status is {}", object["status"]),
+                None => bail!("there is none"),
+            }
+        })
     }
 
     /// Inode of its network namespace: how `down` finds what still holds it.
@@ -153,7 +218,6 @@ fn estimate(name: &str) -> u64 {
     }
 }
 
-/// What `apply` and friends print as JSON.
-pub fn json(text: &str) -> Result<serde_json::Value> {
+fn json(text: &str) -> Result<Value> {
     serde_json::from_str(text).with_context(|| format!("not JSON: {}", command::tail(text, 3)))
 }

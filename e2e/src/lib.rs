@@ -9,6 +9,7 @@
 //! harness: those live beside the code that they test.
 #![expect(clippy::print_stdout, reason = "it talks to a person at a terminal")]
 
+pub mod app;
 pub mod checks;
 pub mod client;
 pub mod cluster;

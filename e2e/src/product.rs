@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::app;
 use crate::cluster::{self, Cluster};
 use crate::command;
 use crate::lab::Lab;
@@ -48,8 +49,7 @@ pub struct Images {
 
 /// Builds the binaries and their images.
 pub fn build(lab: &Lab, helpers: &Helpers, steps: &mut Steps) -> Result<Images> {
-    let folder = target_folder(lab).join(TARGET).join("lab");
-    let cold = !folder.join("postern-proxy").exists();
+    let cold = !program(lab, "postern-proxy").exists();
     let estimate = Duration::from_secs(if cold { 420 } else { 20 });
     steps.run("build Postern", Some(estimate), || {
         let mut cargo = Command::new("cargo");
@@ -60,10 +60,15 @@ pub fn build(lab: &Lab, helpers: &Helpers, steps: &mut Steps) -> Result<Images> 
         command::logged(&mut cargo, &lab.cache.join("log/build.log"))
     })?;
     Ok(Images {
-        operator: image(lab, "postern-operator", &folder.join("postern-operator"))?,
-        proxy: image(lab, "postern-proxy", &folder.join("postern-proxy"))?,
+        operator: image(lab, "postern-operator", &program(lab, "postern-operator"))?,
+        proxy: image(lab, "postern-proxy", &program(lab, "postern-proxy"))?,
         backend: image(lab, "backend", &helpers.program("backend"))?,
     })
+}
+
+/// A program as the images have it.
+pub fn program(lab: &Lab, name: &str) -> PathBuf {
+    target_folder(lab).join(TARGET).join("lab").join(name)
 }
 
 /// Loads the images that the cluster has not got.
@@ -86,6 +91,7 @@ pub fn load(lab: &Lab, images: &Images, steps: &mut Steps) -> Result<()> {
 /// Installs or upgrades the chart and names the coordination server; this process must be inside.
 pub fn install(lab: &Lab, cluster: &Cluster, images: &Images, steps: &mut Steps) -> Result<()> {
     steps.run("install the chart", Some(Duration::from_secs(10)), || {
+        cluster.apply(&app::namespace(NAMESPACE))?;
         let mut helm = cluster.helm();
         helm.args(["upgrade", "--install", "postern"])
             .arg(lab.tree.join("charts/postern"));

@@ -1,0 +1,330 @@
+//! An Ingress is served over the tailnet with the caller's identity, as Go's own `serve` would.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use postern_e2e::client::{Fetch, Seen};
+use postern_e2e::lab::DOMAIN;
+use postern_e2e::tailnet;
+
+use crate::runner::Test;
+use crate::space::{Space, url};
+
+pub(crate) const TESTS: &[Test] = &[
+    Test::beside("a_get_through_an_ingress_shows_the_callers_identity", identity),
+    Test::beside("a_tailnet_ingress_serves_the_same", tailnet_ingress),
+    Test::beside("a_tagged_caller_has_no_user_headers", tagged),
+    Test::beside("headers_equal_those_of_gos_serve", same_as_go),
+    Test::beside("http_2_streams_websockets_and_trailers_pass", protocols),
+    Test::beside("paths_lead_to_their_services", paths),
+];
+
+fn identity(space: &Space<'_>) -> Result<()> {
+    let (name, url) = space.app()?;
+    let fetched = Fetch::get("alice", format!("{url}/some/path?x=1")).send()?;
+    let seen = fetched.seen()?;
+    for (header, value) in [
+        ("Tailscale-User-Login", "alice@example.com"),
+        ("Tailscale-User-Name", "Alice Example"),
+        (
+            "Tailscale-User-Profile-Pic",
+            "https://avatars.example.com/alice.png",
+        ),
+        ("Tailscale-Headers-Info", "https://tailscale.com/s/serve-headers"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", &format!("{name}.{DOMAIN}")),
+    ] {
+        ensure!(
+            seen.header(header) == [value],
+            "{header} is {:?}, not {value:?}",
+            seen.header(header)
+        );
+    }
+    let alice = space.device("alice-laptop")?;
+    let address = alice["addresses"][0]
+        .as_str()
+        .unwrap_or_default()
+        .trim_end_matches("/32");
+    ensure!(
+        seen.header("X-Forwarded-For") == [address],
+        "X-Forwarded-For is {:?}, not {address}",
+        seen.header("X-Forwarded-For")
+    );
+    ensure!(
+        seen.uri == "/some/path?x=1" && seen.host == format!("{name}.{DOMAIN}"),
+        "the app saw {} {}",
+        seen.host,
+        seen.uri
+    );
+    let names = fetched.cert.and_then(|cert| cert.names).unwrap_or_default();
+    ensure!(
+        names == [format!("{name}.{DOMAIN}")],
+        "the certificate is for {names:?}"
+    );
+    space.note(fetched.path);
+    Ok(())
+}
+
+fn tailnet_ingress(space: &Space<'_>) -> Result<()> {
+    space.deploy("app")?;
+    let name = space.name("ti");
+    let url = space.tailnet_ingress(&name, "app")?;
+    let seen = Fetch::get("bob", format!("{url}/x")).send()?.seen()?;
+    ensure!(
+        seen.header("Tailscale-User-Login") == ["bob@example.com"],
+        "the app saw {:?}",
+        seen.headers
+    );
+    let ready = |object: &serde_json::Value| {
+        crate::space::condition(object, "Ready").is_some_and(|(status, ..)| status == "True")
+    };
+    let object = space.cluster().wait(
+        "tailnetingress",
+        &space.namespace,
+        &name,
+        Duration::from_secs(15),
+        ready,
+    )?;
+    ensure!(
+        object["status"]["url"].as_str() == Some(url.as_str()),
+        "status.url is {}",
+        object["status"]["url"]
+    );
+    Ok(())
+}
+
+fn tagged(space: &Space<'_>) -> Result<()> {
+    let (_, url) = space.app()?;
+    let seen = Fetch::get("tagged", url).send()?.seen()?;
+    let ours: Vec<_> = seen
+        .headers
+        .keys()
+        .filter(|name| name.to_ascii_lowercase().starts_with("tailscale-"))
+        .collect();
+    ensure!(ours.is_empty(), "the app saw {ours:?}");
+    ensure!(
+        seen.header("X-Forwarded-For").len() == 1,
+        "the app saw {:?}",
+        seen.headers
+    );
+    Ok(())
+}
+
+/// The same requests through Go's `serve` in front of the same Service.
+fn same_as_go(space: &Space<'_>) -> Result<()> {
+    let (name, ours) = space.app()?;
+    let service = space
+        .cluster()
+        .get("service", &space.namespace, "app")?
+        .context("no Service")?;
+    let backend = format!(
+        "http://{}",
+        service["spec"]["clusterIP"].as_str().context("no clusterIP")?
+    );
+    let go_name = space.name("go");
+    let mut serve = tailnet::peer(&space.env.lab, &space.env.helpers, "serve-config");
+    serve.args([
+        "-hostname",
+        &go_name,
+        "-authkey",
+        "tskey-auth-tagged",
+        "-backend",
+        &backend,
+        "-dir",
+    ]);
+    let folder = tempdir(&go_name);
+    let _go = Running(
+        serve
+            .arg(&folder)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .context("cannot start the Go peer")?,
+    );
+    let theirs = url(&go_name);
+    space.answer(&theirs)?;
+    let mut compared = 0;
+    for user in ["alice", "bob", "tagged"] {
+        for request in [
+            Fetch::get(user, ""),
+            Fetch {
+                proto: "h2".into(),
+                ..Fetch::get(user, "")
+            },
+            Fetch {
+                method: "POST".into(),
+                body: "hello".into(),
+                ..Fetch::get(user, "")
+            },
+            Fetch::get(user, "")
+                .header("X-Forwarded-For", "1.2.3.4")
+                .header("X-Forwarded-Proto", "gopher"),
+            Fetch::get(user, "")
+                .header("tailscale-user-login", "root@example.com")
+                .header("Tailscale-Funnel-Request", "?1"),
+            Fetch::get(user, "")
+                .header("Accept-Encoding", "br")
+                .header("User-Agent", ""),
+            Fetch::get(user, "")
+                .header("X-Own", "a")
+                .header("X-Own", "b")
+                .header("Cookie", "a=b"),
+        ] {
+            let path = "/a%20b/c?d=e&f=%20g";
+            let at = |base: &str| Fetch {
+                url: format!("{base}{path}"),
+                ..request.clone()
+            };
+            let (mine, gos) = (at(&ours).send()?.seen()?, at(&theirs).send()?.seen()?);
+            let (mine, gos) = (comparable(&mine, &name), comparable(&gos, &go_name));
+            ensure!(mine == gos, "for {request:?}\n ours: {mine:?}\n Go's: {gos:?}");
+            compared += 1;
+        }
+    }
+    space.note(format!("{compared} requests compared"));
+    std::fs::remove_dir_all(folder).ok();
+    Ok(())
+}
+
+/// What both must agree on; their own names apart.
+fn comparable(seen: &Seen, name: &str) -> (String, String, String, String, BTreeMap<String, Vec<String>>) {
+    let own = |text: &str| text.replace(name, "NAME");
+    let headers = seen
+        .headers
+        .iter()
+        .map(|(key, values)| (key.clone(), values.iter().map(|value| own(value)).collect()));
+    (
+        seen.method.clone(),
+        own(&seen.host),
+        seen.uri.clone(),
+        seen.body.clone(),
+        headers.collect(),
+    )
+}
+
+fn protocols(space: &Space<'_>) -> Result<()> {
+    let (_, url) = space.app()?;
+    let h2 = Fetch {
+        proto: "h2".into(),
+        ..Fetch::get("alice", &url)
+    }
+    .send()?;
+    ensure!(h2.proto == "HTTP/2.0", "spoke {}", h2.proto);
+    for (what, query) in [("NDJSON", "n=4&ms=300"), ("SSE", "n=4&ms=300&sse=1")] {
+        for proto in ["h1", "h2"] {
+            let fetched = Fetch {
+                proto: proto.into(),
+                ..Fetch::get("alice", format!("{url}/stream?{query}"))
+            }
+            .send()?;
+            streamed(&fetched, 4, 300).with_context(|| format!("{what} by {proto}"))?;
+        }
+    }
+    let socket = url.replacen("https", "wss", 1) + "/ws";
+    let fetched = Fetch {
+        web_socket: vec!["one".into(), "two".into()],
+        ..Fetch::get("alice", socket)
+    }
+    .send()?;
+    ensure!(
+        fetched.messages == ["one", "two"],
+        "the echo said {:?}",
+        fetched.messages
+    );
+    let grpc = Fetch {
+        proto: "h2".into(),
+        method: "POST".into(),
+        ..Fetch::get("alice", format!("{url}/trailers"))
+    }
+    .header("Content-Type", "application/grpc")
+    .header("Te", "trailers")
+    .send()?;
+    let trailers = grpc.trailers.unwrap_or_default();
+    ensure!(
+        trailers == [("Grpc-Status".to_owned(), "0".to_owned())],
+        "the trailers are {trailers:?}"
+    );
+    let big = Fetch::get("alice", format!("{url}/bytes?n=33554432")).send()?;
+    ensure!(big.bytes == 33_554_432, "{} bytes came", big.bytes);
+    Ok(())
+}
+
+/// Whether `count` chunks came one by one, `every` milliseconds apart.
+pub(crate) fn streamed(fetched: &postern_e2e::client::Fetched, count: usize, every: u64) -> Result<()> {
+    let chunks = fetched.chunks.as_deref().unwrap_or_default();
+    ensure!(
+        chunks.len() >= count,
+        "{count} chunks were sent, {} came: {chunks:?}",
+        chunks.len()
+    );
+    let spread = chunks[chunks.len() - 1].ms - chunks[0].ms;
+    let least = every * (count as u64 - 1) * 2 / 3;
+    ensure!(
+        spread >= least,
+        "they came within {spread} ms, not spread over {least} at least"
+    );
+    Ok(())
+}
+
+fn paths(space: &Space<'_>) -> Result<()> {
+    space.deploy("root")?;
+    space.deploy("api")?;
+    let name = space.name("paths");
+    let path = |kind: &str, path: &str, service: &str| {
+        format!(
+            "      - {{ path: {path}, pathType: {kind}, backend: {{ service: {{ name: {service}, port: {{ name: http }} }} }} }}\n"
+        )
+    };
+    space.cluster().apply(&format!(
+        "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{ name: {name}, namespace: {} }}\nspec:\n  ingressClassName: postern\n  rules:\n  - http:\n      paths:\n{}{}{}",
+        space.namespace,
+        path("Prefix", "/api", "api"),
+        path("Exact", "/only", "api"),
+        path("Prefix", "/", "root"),
+    ))?;
+    let url = url(&name);
+    space.answer(&url)?;
+    for (at, app) in [
+        ("/", "root"),
+        ("/api", "api"),
+        ("/api/x", "api"),
+        ("/apix", "root"),
+        ("/only", "api"),
+        ("/only/x", "root"),
+    ] {
+        let seen = Fetch::get("alice", format!("{url}{at}")).send()?.seen()?;
+        ensure!(
+            seen.app == app && seen.uri == at,
+            "{at} led to {} as {}",
+            seen.app,
+            seen.uri
+        );
+    }
+    Ok(())
+}
+
+/// A folder for a peer's state, below the system's temporary folder.
+pub(crate) fn tempdir(name: &str) -> std::path::PathBuf {
+    std::env::temp_dir().join(format!("postern-e2e-{name}"))
+}
+
+/// A program that ends with the test.
+#[derive(Debug)]
+pub(crate) struct Running(pub Child);
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        command
+            .spawn()
+            .map(Self)
+            .with_context(|| format!("cannot start {}", command.get_program().display()))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
