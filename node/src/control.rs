@@ -8,13 +8,136 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    key::{DiscoPublic, NodePublic},
-    netmap::Netmap,
+    key::{DiscoPublic, NodePrivate},
+    netmap::{Merger, Netmap},
     state::NodeState,
+    tls,
 };
+
+mod backoff;
+mod c2n;
+mod connection;
+mod dial;
+mod early;
+mod error;
+mod frames;
+mod identity;
+mod noise;
+mod ping;
+mod register;
+mod session;
+mod stream;
+mod url;
+
+use dial::{Dial, NetDialer};
+use error::SessionError;
+use identity::Identity;
+use register::Login;
+use session::Session;
+use stream::Maps;
+use url::Origin;
+
+/// What we claim to understand (Go: `tailcfg.CurrentCapabilityVersion`). A version claims all behaviour up
+/// to it, so it is the lowest that has what we need: 109 brings rules with `cap:` sources, 108 `svc:` hosts,
+/// 111 and 112 the form of nodes, and 113 Funnel's `IngressEnabled`, which is also headscale's minimum.
+/// From 115 on clients measure less, from 120 on they may be asked to speak to peer relays.
+pub(crate) const CAPABILITY_VERSION: u16 = 113;
+
+/// What a caller of [`Control`] waits for an answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_QUEUED_REQUESTS: usize = 16;
+
+/// Starts the session's task. It runs until `cancel` is cancelled or the node is logged out; a URL that
+/// makes no sense ends it at once, with [`ControlStatus::Refused`].
+///
+/// The node key watch starts with the key of `state` and changes when the node logs in with a new one.
+pub fn spawn(
+    config: ControlConfig,
+    state: NodeState,
+    persist: Arc<dyn Persist>,
+    c2n: Arc<dyn C2n>,
+    local: watch::Receiver<LocalState>,
+    tasks: &TaskTracker,
+    cancel: CancellationToken,
+) -> (Control, NodeKeyWatch) {
+    let roots = tls::roots(&config.extra_roots);
+    let dialer = Arc::new(NetDialer::new(tls::client_config(roots)));
+    spawn_with(dialer, config, state, persist, c2n, local, tasks, cancel)
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the arguments of `spawn`, and the network"
+)]
+fn spawn_with(
+    dialer: Arc<dyn Dial>,
+    config: ControlConfig,
+    state: NodeState,
+    persist: Arc<dyn Persist>,
+    c2n: Arc<dyn C2n>,
+    local: watch::Receiver<LocalState>,
+    tasks: &TaskTracker,
+    cancel: CancellationToken,
+) -> (Control, NodeKeyWatch) {
+    let (requests_sender, requests) = mpsc::channel(MAX_QUEUED_REQUESTS);
+    let (netmap_sender, netmap) = watch::channel(None);
+    let (node_key_sender, node_key) = watch::channel(state.node_key.clone());
+    let (status_sender, status) = watch::channel(ControlStatus::Connecting {
+        last_error: None,
+        retry_at: None,
+    });
+    let control = Control {
+        netmap,
+        status,
+        requests: requests_sender,
+    };
+    let ready = Origin::of_server(&config.url)
+        .map_err(|e| format!("control URL: {e}"))
+        .and_then(|server| match Login::first(&state, &config) {
+            Ok(login) => Ok((server, login)),
+            Err(error) => Err(format!("no randomness: {error}")),
+        });
+    match ready {
+        Ok((server, login)) => {
+            let session = Session {
+                identity: Arc::new(Identity::new(&config, &state.machine_key)),
+                config,
+                server,
+                dialer,
+                persist,
+                c2n,
+                tasks: tasks.clone(),
+                cancel,
+                local,
+                requests,
+                status: status_sender,
+                node_key: node_key_sender,
+                maps: Maps {
+                    merger: Merger::new(),
+                    netmap: netmap_sender,
+                    last_ping: String::new(),
+                },
+                stored: state.registered,
+                state,
+                server_key: None,
+                login: Some(login),
+                backoff: backoff::Backoff::default(),
+            };
+            tasks.spawn(session.run());
+        }
+        Err(reason) => {
+            status_sender.send_replace(ControlStatus::Refused { reason });
+        }
+    }
+    (control, node_key)
+}
 
 /// How to reach the control server and what to say there.
 #[derive(Debug, Clone)]
@@ -155,6 +278,42 @@ pub struct Control {
     pub(crate) requests: mpsc::Sender<Request>,
 }
 
+impl Control {
+    /// Publishes a TXT record below one of the netmap's `cert_domains`, for an ACME challenge.
+    ///
+    /// # Errors
+    /// When control refuses, or no session is up in time.
+    pub async fn set_dns(&self, name: &str, value: &str) -> Result<(), ControlError> {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.ask(|done| Request::SetDns { name, value, done }).await
+    }
+
+    /// Logs out: the node key ends now, a new one is stored, and the session ends.
+    ///
+    /// # Errors
+    /// When control refuses, no session is up in time, or the new state can't be stored.
+    pub async fn logout(&self) -> Result<(), ControlError> {
+        self.ask(|done| Request::Logout { done }).await
+    }
+
+    async fn ask(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<(), ControlError>>) -> Request,
+    ) -> Result<(), ControlError> {
+        let (done, answer) = oneshot::channel();
+        let exchange = async {
+            let sent = self.requests.send(request(done)).await;
+            sent.map_err(|_| ControlError::NoSession)?;
+            answer.await.unwrap_or(Err(ControlError::NoSession))
+        };
+        let late = match *self.status.borrow() {
+            ControlStatus::Running => ControlError::Timeout(REQUEST_TIMEOUT),
+            _ => ControlError::NoSession,
+        };
+        timeout(REQUEST_TIMEOUT, exchange).await.unwrap_or(Err(late))
+    }
+}
+
 /// A request over the Noise session.
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -192,6 +351,19 @@ pub enum ControlError {
     Transport(String),
 }
 
+impl From<SessionError> for ControlError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Answer { status, text, .. } => Self::Refused {
+                status: status.as_u16(),
+                text,
+            },
+            SessionError::TimedOut { after, .. } => Self::Timeout(after),
+            other => Self::Transport(other.to_string()),
+        }
+    }
+}
+
 /// Persists what registration changed (a new node key, `registered`). Called before the key is used.
 pub trait Persist: Send + Sync + 'static {
     /// Replaces the stored state.
@@ -211,4 +383,4 @@ pub trait C2n: Send + Sync + 'static {
 }
 
 /// The node key in use; it changes when the node logs in again.
-pub type NodeKeyWatch = watch::Receiver<NodePublic>;
+pub type NodeKeyWatch = watch::Receiver<NodePrivate>;

@@ -1,0 +1,127 @@
+//! Requests from control to the node (Go: `feature/c2n`): HTTP/1 inside a ping.
+//!
+//! hyper's server reads the request and writes the answer, so that framing and odd requests are its
+//! business.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+
+use super::{C2n, error::SessionError};
+
+/// The answer to a raw HTTP/1 request, as raw HTTP/1.1.
+pub(super) async fn answer(request: &[u8], node: &dyn C2n) -> Result<Vec<u8>, SessionError> {
+    let mut answer = Vec::new();
+    let io = TokioIo::new(tokio::io::join(request, &mut answer));
+    let service = service_fn(|request| async { Ok::<_, Infallible>(respond(request, node).await) });
+    http1::Builder::new()
+        .keep_alive(false)
+        .half_close(true)
+        .serve_connection(io, service)
+        .await?;
+    Ok(answer)
+}
+
+async fn respond(request: Request<Incoming>, node: &dyn C2n) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    match (&head.method, head.uri.path()) {
+        // Control probes with it whether this node is a live host of a service.
+        (_, "/echo") => match body.collect().await {
+            Ok(body) => reply(StatusCode::OK, "application/octet-stream", body.to_bytes()),
+            Err(_) => text(StatusCode::BAD_REQUEST, "the body is incomplete"),
+        },
+        (&Method::GET, "/vip-services") => json(node.vip_services()),
+        (&Method::GET, "/tls-cert-status") => match domain(head.uri.query()) {
+            Some(domain) => json(node.tls_cert_status(domain)),
+            None => text(StatusCode::BAD_REQUEST, "no 'domain'"),
+        },
+        // What Go answers for what it doesn't know.
+        _ => text(StatusCode::BAD_REQUEST, "unknown c2n path"),
+    }
+}
+
+/// The parameter `domain`; names need no percent-encoding.
+fn domain(query: Option<&str>) -> Option<&str> {
+    query?
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("domain="))
+        .filter(|domain| !domain.is_empty())
+}
+
+fn json(body: String) -> Response<Full<Bytes>> {
+    reply(StatusCode::OK, "application/json", body.into())
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    reply(status, "text/plain", Bytes::from_static(body.as_bytes()))
+}
+
+fn reply(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct Node;
+    impl C2n for Node {
+        fn tls_cert_status(&self, domain: &str) -> String {
+            format!(r#"{{"Valid":true,"Error":"{domain}"}}"#)
+        }
+    }
+
+    async fn ask(request: &str) -> String {
+        String::from_utf8(answer(request.as_bytes(), &Node).await.unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_control_asks_is_answered() {
+        let echo = ask("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello").await;
+        assert!(
+            echo.starts_with("HTTP/1.1 200 OK\r\n") && echo.ends_with("\r\n\r\nhello"),
+            "{echo}"
+        );
+        let chunked =
+            "PUT /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+        assert!(ask(chunked).await.ends_with("\r\n\r\nhi"));
+        let services = ask("GET /vip-services HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(services.contains("content-type: application/json\r\n"));
+        assert!(services.ends_with(r#"{"VIPServices":[],"ServicesHash":""}"#));
+        let cert = ask("GET /tls-cert-status?domain=a.b.c HTTP/1.1\r\n\r\n").await;
+        assert!(cert.ends_with(r#"{"Valid":true,"Error":"a.b.c"}"#), "{cert}");
+    }
+
+    #[tokio::test]
+    async fn the_rest_is_a_bad_request() {
+        for request in [
+            "GET /debug/pprof HTTP/1.1\r\n\r\n",
+            "POST /vip-services HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+            "GET /tls-cert-status HTTP/1.1\r\n\r\n",
+            "POST /update?force=true HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+        ] {
+            assert!(ask(request).await.starts_with("HTTP/1.1 400 "), "{request}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn no_request_makes_it_panic_or_hang(request in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let _ = runtime.block_on(answer(&request, &Node));
+        }
+    }
+}

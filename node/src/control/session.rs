@@ -1,0 +1,256 @@
+//! The session's task: connect, log in, follow the map stream; after any failure again.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::StatusCode;
+use jiff::Timestamp;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{error::Elapsed, sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    C2n, ControlConfig, ControlStatus, LocalState, Persist, Request,
+    backoff::{self, Backoff},
+    connection::{Client, Connection, expect_ok, fetch_key},
+    dial::Dial,
+    error::SessionError,
+    identity::Identity,
+    register::{self, Login, Next},
+    stream::Maps,
+    url::Origin,
+};
+use crate::{
+    key::{MachinePublic, NodePrivate},
+    state::NodeState,
+    tailcfg::RegisterResponse,
+};
+
+/// Dial, TLS, key, Noise and HTTP/2 together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two waits for a login, should the server not really wait.
+const FOLLOWUP_PAUSE: Duration = Duration::from_secs(1);
+
+/// Everything that the task owns.
+pub(super) struct Session {
+    pub(super) config: ControlConfig,
+    pub(super) server: Origin,
+    pub(super) dialer: Arc<dyn Dial>,
+    pub(super) identity: Arc<Identity>,
+    pub(super) persist: Arc<dyn Persist>,
+    pub(super) c2n: Arc<dyn C2n>,
+    pub(super) tasks: TaskTracker,
+    pub(super) cancel: CancellationToken,
+    pub(super) local: watch::Receiver<LocalState>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) status: watch::Sender<ControlStatus>,
+    pub(super) node_key: watch::Sender<NodePrivate>,
+    pub(super) maps: Maps,
+    pub(super) state: NodeState,
+    /// The state's key is known to be stored.
+    pub(super) stored: bool,
+    /// The server's key, once fetched.
+    pub(super) server_key: Option<MachinePublic>,
+    /// What is left to do before the map may be asked for.
+    pub(super) login: Option<Login>,
+    pub(super) backoff: Backoff,
+}
+
+impl Session {
+    /// Runs until the token is cancelled or the node logged out.
+    pub(super) async fn run(mut self) {
+        let cancel = self.cancel.clone();
+        cancel.run_until_cancelled(self.attempts()).await;
+    }
+
+    async fn attempts(&mut self) {
+        loop {
+            let Err(error) = self.attempt().await;
+            if matches!(error, SessionError::LoggedOut) {
+                self.status.send_replace(ControlStatus::Refused {
+                    reason: error.to_string(),
+                });
+                return;
+            }
+            let wait = self.failed(&error);
+            let retry_ms = wait.as_millis();
+            tracing::info!(server = %self.server, %error, retry_ms, "No control session");
+            sleep(wait).await;
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<Infallible, SessionError> {
+        let connection = timeout(CONNECT_TIMEOUT, self.connect())
+            .await
+            .unwrap_or_else(late("connect", CONNECT_TIMEOUT))?;
+        self.log_in(connection.client()).await?;
+        self.stream(&connection).await
+    }
+
+    async fn connect(&mut self) -> Result<Connection, SessionError> {
+        let key = match self.server_key {
+            Some(key) => key,
+            None => fetch_key(&*self.dialer, &self.server).await?,
+        };
+        self.server_key = Some(key);
+        Connection::open(
+            &*self.dialer,
+            &self.server,
+            &key,
+            self.state.machine_key.clone(),
+            self.tasks.clone(),
+            self.cancel.child_token(),
+        )
+        .await
+    }
+
+    async fn log_in(&mut self, client: &Client) -> Result<(), SessionError> {
+        if !self.stored {
+            // An auth key may be good for one login: control knows the node by its key, should we crash
+            // right after it.
+            self.persist.persist(self.state.clone()).await?;
+            self.stored = true;
+        }
+        while let Some(login) = self.login.clone() {
+            let answer = self.register(client, &login).await?;
+            match login.next(answer, self.config.auth_key.is_some()) {
+                Next::Done { approved } => {
+                    self.adopt(&login).await?;
+                    self.login = None;
+                    if !approved {
+                        self.status.send_replace(ControlStatus::NeedsApproval);
+                    }
+                }
+                Next::NewKey => self.login = Some(Login::renewal()?),
+                Next::UseAuthKey => {
+                    self.login = Some(Login {
+                        with_auth_key: true,
+                        ..login
+                    });
+                }
+                Next::Visit(url) => {
+                    if login.followup.is_some() {
+                        sleep(FOLLOWUP_PAUSE).await;
+                    }
+                    tracing::info!("A login is needed");
+                    self.status
+                        .send_replace(ControlStatus::NeedsLogin { url: url.clone() });
+                    self.login = Some(Login {
+                        followup: Some(url),
+                        ..login
+                    });
+                }
+                Next::Refused(reason) => return Err(SessionError::Refused(reason)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn register(&self, client: &Client, login: &Login) -> Result<RegisterResponse, SessionError> {
+        let hostinfo = self.identity.hostinfo(&self.local.borrow());
+        let nl_key = self.identity.nl_key();
+        let request = login.request(&self.state, &self.config, nl_key, hostinfo);
+        let keys = [request.node_key];
+        let exchange = async {
+            let response = client.post_json("/machine/register", &keys, &request).await?;
+            if response.status() == StatusCode::TOO_MANY_REQUESTS {
+                let now = SystemTime::now();
+                let wait = register::retry_after(response.headers(), now, fastrand::f64());
+                return Err(SessionError::RateLimited { wait });
+            }
+            expect_ok("register", response).await
+        };
+        let answer = if login.followup.is_some() {
+            // The server answers when somebody has logged in; that the connection lives, HTTP/2 checks.
+            exchange.await
+        } else {
+            timeout(REGISTER_TIMEOUT, exchange)
+                .await
+                .unwrap_or_else(late("register", REGISTER_TIMEOUT))
+        };
+        let body = answer.map_err(|error| match error {
+            SessionError::Answer { status, text, .. } if register::is_refusal(status) => {
+                SessionError::Refused(format!("{text} ({status})"))
+            }
+            other => other,
+        })?;
+        serde_json::from_slice(&body).map_err(|e| SessionError::Body(e.to_string()))
+    }
+
+    /// Makes the registered key ours, once it is stored.
+    async fn adopt(&mut self, login: &Login) -> Result<(), SessionError> {
+        let mut state = self.state.clone();
+        state.node_key = login.key(&self.state).clone();
+        state.registered = true;
+        if login.new_key.is_some() || !self.state.registered {
+            self.persist.persist(state.clone()).await?;
+        }
+        self.state = state;
+        let key = self.state.node_key.clone();
+        self.node_key.send_if_modified(|current| {
+            let changed = current.public() != key.public();
+            *current = key;
+            changed
+        });
+        Ok(())
+    }
+
+    /// Says what has failed, and prepares the next attempt; returns the time until then.
+    fn failed(&mut self, error: &SessionError) -> Duration {
+        let mut limit = backoff::LIMIT;
+        let mut refused = None;
+        match error {
+            SessionError::KeyExpired => self.login = Login::renewal().ok(),
+            SessionError::Refused(reason) => {
+                limit = backoff::REFUSED_LIMIT;
+                let renewal = self.login.as_ref().is_some_and(|login| login.renewal);
+                // The next attempt begins with the key that we have: its end may have been put off, and
+                // with whatever may help if it has been forgotten.
+                self.login = Some(Login {
+                    with_auth_key: !self.state.registered || !renewal,
+                    ..Login::default()
+                });
+                refused = Some(match renewal {
+                    true => ControlStatus::KeyExpired,
+                    false => ControlStatus::Refused {
+                        reason: reason.clone(),
+                    },
+                });
+            }
+            // Control doesn't know the key (any more).
+            SessionError::Answer { status, .. } if register::is_refusal(*status) => {
+                self.login.get_or_insert_default();
+            }
+            // The server may have another key than when we asked.
+            SessionError::Noise(_) => self.server_key = None,
+            _ => {}
+        }
+        let wait = match error {
+            SessionError::RateLimited { wait } => *wait,
+            _ => self.backoff.next(limit, fastrand::f64()),
+        };
+        let waiting_for_login = self.login.as_ref().is_some_and(|l| l.followup.is_some());
+        let status = refused.unwrap_or_else(|| ControlStatus::Connecting {
+            last_error: Some(error.to_string()),
+            retry_at: Timestamp::now().checked_add(wait).ok(),
+        });
+        if !waiting_for_login {
+            self.status.send_replace(status);
+        }
+        wait
+    }
+}
+
+/// What a step comes to that took too long.
+pub(super) fn late<T>(
+    what: &'static str,
+    after: Duration,
+) -> impl FnOnce(Elapsed) -> Result<T, SessionError> {
+    move |_| Err(SessionError::TimedOut { what, after })
+}

@@ -1,0 +1,341 @@
+//! A session that is logged in: the map stream, updates about ourselves, and requests, side by side.
+
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use jiff::Timestamp;
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    ControlError, ControlStatus, LocalState, Persist, REQUEST_TIMEOUT, Request,
+    backoff::{self, Backoff},
+    connection::{Client, Connection, expect_ok},
+    error::SessionError,
+    frames::{Frames, TooLong},
+    identity::Identity,
+    ping::Answerer,
+    register,
+    session::{Session, late},
+};
+use crate::{
+    key::{NodePrivate, NodePublic},
+    netmap::{Merger, Netmap},
+    state::NodeState,
+    tailcfg::{MapResponse, PingRequest, SetDnsRequest},
+};
+
+/// Control sends something every minute; a stream that is silent for two is dead (Go's watchdog).
+const WATCHDOG: Duration = Duration::from_secs(120);
+const UPDATE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long control may ask us to wait before the next message (Go: `handleDebugMessage`).
+const MAX_SLEEP: Duration = Duration::from_secs(300);
+/// Answers and requests under way at once.
+const MAX_JOBS: usize = 8;
+
+impl Session {
+    /// Returns when the stream has ended, which it does only by failing.
+    pub(super) async fn stream(&mut self, connection: &Connection) -> Result<Infallible, SessionError> {
+        let client = connection.client();
+        let jobs = Jobs {
+            tasks: self.tasks.clone(),
+            cancel: connection.cancel().clone(),
+            permits: Arc::new(Semaphore::new(MAX_JOBS)),
+        };
+        let talk = Talk {
+            client: client.clone(),
+            identity: Arc::clone(&self.identity),
+            state: self.state.clone(),
+            persist: Arc::clone(&self.persist),
+            jobs,
+            local: self.local.clone(),
+        };
+        let answerer = Answerer {
+            client: client.clone(),
+            dialer: Arc::clone(&self.dialer),
+            c2n: Arc::clone(&self.c2n),
+        };
+        let maps = self
+            .maps
+            .follow(&talk, &answerer, &self.status, &mut self.backoff);
+        tokio::select! {
+            biased;
+            end = maps => end,
+            end = talk.updates() => match end {},
+            end = talk.requests(&mut self.requests) => Err(end),
+        }
+    }
+}
+
+/// Tasks that end with the connection.
+struct Jobs {
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    permits: Arc<Semaphore>,
+}
+
+impl Jobs {
+    fn spawn(&self, job: impl Future<Output = ()> + Send + 'static) -> bool {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            return false;
+        };
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            cancel.run_until_cancelled(job).await;
+            drop(permit);
+        });
+        true
+    }
+}
+
+/// What is needed to talk to control as a node.
+struct Talk {
+    client: Client,
+    identity: Arc<Identity>,
+    state: NodeState,
+    persist: Arc<dyn Persist>,
+    jobs: Jobs,
+    local: watch::Receiver<LocalState>,
+}
+
+impl Talk {
+    fn key(&self) -> NodePublic {
+        self.state.node_key.public()
+    }
+
+    /// Tells control about ourselves, now and after every change. What fails is repeated with what is then
+    /// true; if the connection is to blame, the map stream ends too.
+    async fn updates(&self) -> Infallible {
+        let mut local = self.local.clone();
+        let mut backoff = Backoff::default();
+        let key = self.key();
+        loop {
+            let request = self.identity.map_request(&local.borrow_and_update(), key, false);
+            let update = async {
+                let response = self.client.post_json("/machine/map", &[key], &request).await?;
+                expect_ok("update", response).await
+            };
+            match timeout(UPDATE_TIMEOUT, update)
+                .await
+                .unwrap_or_else(late("update", UPDATE_TIMEOUT))
+            {
+                Ok(_) => {
+                    backoff.reset();
+                    if local.changed().await.is_err() {
+                        return pending().await;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "Control has not taken an update");
+                    sleep(backoff.next(backoff::LIMIT, fastrand::f64())).await;
+                }
+            }
+        }
+    }
+
+    /// Serves the handles; ends when the node has logged out.
+    async fn requests(&self, requests: &mut mpsc::Receiver<Request>) -> SessionError {
+        loop {
+            match requests.recv().await {
+                Some(Request::SetDns { name, value, done }) if !done.is_closed() => {
+                    let client = self.client.clone();
+                    let key = self.key();
+                    let accepted = self.jobs.spawn(async move {
+                        let result = set_dns(&client, key, name, value).await;
+                        let _ = done.send(result.map_err(ControlError::from));
+                    });
+                    if !accepted {
+                        tracing::warn!("Too many requests to control at once, one is dropped");
+                    }
+                }
+                Some(Request::Logout { done }) if !done.is_closed() => {
+                    let result = self.log_out().await;
+                    let gone = result.is_ok();
+                    let _ = done.send(result.map_err(ControlError::from));
+                    if gone {
+                        return SessionError::LoggedOut;
+                    }
+                }
+                Some(_) => {}
+                None => return pending().await,
+            }
+        }
+    }
+
+    async fn log_out(&self) -> Result<(), SessionError> {
+        let hostinfo = self.identity.hostinfo(&self.local.borrow());
+        let request = register::logout(&self.state, self.identity.nl_key(), hostinfo);
+        let exchange = async {
+            let keys = [request.node_key];
+            let response = self
+                .client
+                .post_json("/machine/register", &keys, &request)
+                .await?;
+            expect_ok("log out", response).await
+        };
+        timeout(REQUEST_TIMEOUT, exchange)
+            .await
+            .unwrap_or_else(late("log out", REQUEST_TIMEOUT))?;
+        let mut state = self.state.clone();
+        state.node_key = NodePrivate::generate()?;
+        state.registered = false;
+        Ok(self.persist.persist(state).await?)
+    }
+}
+
+async fn set_dns(
+    client: &Client,
+    node_key: NodePublic,
+    name: String,
+    value: String,
+) -> Result<(), SessionError> {
+    let request = SetDnsRequest {
+        version: super::CAPABILITY_VERSION,
+        node_key,
+        name,
+        r#type: "TXT",
+        value,
+    };
+    let response = client
+        .post_json("/machine/set-dns", &[node_key], &request)
+        .await?;
+    expect_ok("set-dns", response).await?;
+    Ok(())
+}
+
+/// Makes netmaps of messages, over all streams of the session.
+pub(super) struct Maps {
+    pub(super) merger: Merger,
+    pub(super) netmap: watch::Sender<Option<Arc<Netmap>>>,
+    /// The URL of the last question: control repeats it in every message until it is answered.
+    pub(super) last_ping: String,
+}
+
+impl Maps {
+    async fn follow(
+        &mut self,
+        talk: &Talk,
+        answerer: &Answerer,
+        status: &watch::Sender<ControlStatus>,
+        backoff: &mut Backoff,
+    ) -> Result<Infallible, SessionError> {
+        let key = talk.key();
+        let request = talk.identity.map_request(&talk.local.borrow(), key, true);
+        let opening = async {
+            let response = talk.client.post_json("/machine/map", &[key], &request).await?;
+            match response.status() {
+                http::StatusCode::OK => Ok(response.into_body()),
+                _ => Err(expect_ok("map", response)
+                    .await
+                    .map_or_else(|error| error, |_| SessionError::StreamEnded)),
+            }
+        };
+        let mut stream = Messages {
+            body: timeout(WATCHDOG, opening)
+                .await
+                .unwrap_or_else(late("map", WATCHDOG))?,
+            frames: Frames::default(),
+        };
+        self.merger.restart();
+        let mut key_expiry = None;
+        loop {
+            let message = read_message(&mut stream, key_expiry).await?;
+            let response = MapResponse::from_json(&message).map_err(|e| SessionError::Map(e.to_string()))?;
+            drop(message);
+            if let Some(ping) = response.ping_request.clone() {
+                self.answer(ping, answerer, &talk.jobs);
+            }
+            let pause = response.debug.as_ref().map_or(0.0, |d| d.sleep_seconds);
+            if let Some(netmap) = self.merge(response)? {
+                let now = Timestamp::now();
+                key_expiry = netmap.self_node.key_expiry;
+                if netmap.self_node.expired || key_expiry.is_some_and(|end| end <= now) {
+                    return Err(SessionError::KeyExpired);
+                }
+                backoff.reset();
+                let current = match netmap.self_node.machine_authorized {
+                    true => ControlStatus::Running,
+                    false => ControlStatus::NeedsApproval,
+                };
+                self.netmap.send_replace(Some(netmap));
+                status.send_if_modified(|status| {
+                    let changed = *status != current;
+                    *status = current;
+                    changed
+                });
+            }
+            if let Ok(pause) = Duration::try_from_secs_f64(pause) {
+                sleep(pause.min(MAX_SLEEP)).await;
+            }
+        }
+    }
+
+    fn merge(&mut self, response: MapResponse) -> Result<Option<Arc<Netmap>>, SessionError> {
+        let dropped = response.dropped();
+        if dropped > 0 {
+            tracing::warn!(
+                dropped,
+                "Nodes, profiles or rules from control make no sense and are left out"
+            );
+        }
+        self.merger
+            .apply(response, Timestamp::now())
+            .map_err(|e| SessionError::Map(e.to_string()))
+    }
+
+    fn answer(&mut self, ping: PingRequest, answerer: &Answerer, jobs: &Jobs) {
+        if ping.url.is_empty() || ping.url == self.last_ping {
+            return;
+        }
+        self.last_ping.clone_from(&ping.url);
+        if !jobs.spawn(answerer.clone().answer(ping)) {
+            tracing::warn!("Too many questions of control at once, one is not answered");
+        }
+    }
+}
+
+/// Waits for a message, but not past the watchdog's time, nor past the end of the node key.
+async fn read_message(stream: &mut Messages, key_expiry: Option<Timestamp>) -> Result<Bytes, SessionError> {
+    let now = Instant::now();
+    let left = key_expiry.and_then(|end| Duration::try_from(end - Timestamp::now()).ok());
+    let wake = left.map_or(WATCHDOG, |left| left.min(WATCHDOG));
+    match timeout_at(now + wake, stream.next()).await {
+        Ok(message) => message,
+        Err(_) if wake < WATCHDOG => Err(SessionError::KeyExpired),
+        Err(_) => Err(SessionError::TimedOut {
+            what: "map",
+            after: WATCHDOG,
+        }),
+    }
+}
+
+/// The messages of a response.
+struct Messages {
+    body: Incoming,
+    frames: Frames,
+}
+
+impl Messages {
+    async fn next(&mut self) -> Result<Bytes, SessionError> {
+        loop {
+            let message = self.frames.next();
+            if let Some(message) = message.map_err(|TooLong(length)| SessionError::MessageTooLong(length))? {
+                return Ok(message);
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        self.frames.push(data);
+                    }
+                }
+                Some(Err(error)) => return Err(error.into()),
+                None => return Err(SessionError::StreamEnded),
+            }
+        }
+    }
+}
