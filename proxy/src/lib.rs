@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The data plane: serves applications on a tailnet.
+//!
+//! It holds any number of tailnet names, each an embedded node of `postern-node` with its own listeners,
+//! certificates and routes, and forwards what arrives there to backends, telling them who is asking.
+//! It runs in a cluster, beside an application or alone.
+//!
+//! It is not a control plane: what it serves is one value ([`serve::Desired`]) from a watched object or a
+//! file. It never lists Secrets and never talks to the REST API of a coordination service.
+
+pub mod admin;
+pub mod args;
+pub mod certs;
+pub mod cluster;
+pub mod drain;
+pub mod http;
+pub mod listen;
+pub mod metrics;
+pub mod replica_link;
+pub mod report;
+pub mod route;
+pub mod run;
+pub mod serve;
+pub mod standalone;
+pub mod tailnet;
+pub mod telemetry;
+pub mod upstream;

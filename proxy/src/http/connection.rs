@@ -1,0 +1,70 @@
+//! What all requests of one connection have in common.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::{Caller, Site};
+use crate::{
+    certs::Resolver, drain::Drain, metrics::Metrics, route::Host, tailnet::Node, upstream::Upstreams,
+};
+
+/// A client's connection.
+pub struct Connection {
+    /// The tailnet name's key.
+    pub name: Arc<str>,
+    /// The client.
+    pub peer: SocketAddr,
+    /// The address of ours that it reached.
+    pub local: SocketAddr,
+    /// Absent on plain HTTP.
+    pub tls: Option<Tls>,
+    /// What is served; replaced when the configuration changes.
+    pub site: Arc<ArcSwap<Site>>,
+    /// For whois.
+    pub node: Arc<dyn Node>,
+    /// Backends.
+    pub upstreams: Arc<Upstreams>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Owns upgraded streams.
+    pub drain: Drain,
+    /// The whois answer and the netmap generation that it is from.
+    pub whois: Mutex<Option<(u64, Arc<Caller>)>>,
+}
+
+/// What a TLS handshake settled.
+pub struct Tls {
+    /// The name that the client asked for, lower case.
+    pub sni: Arc<str>,
+    /// The certificates of the tailnet name.
+    pub certificates: Arc<Resolver>,
+}
+
+impl Connection {
+    /// Whether requests for `host` may come over this connection. Over TLS the certificate that was shown
+    /// has to be the one for `host` as well (browsers reuse HTTP/2 connections: RFC 9113, section 9.1.1);
+    /// else the host has to be one of the name's own.
+    pub(super) fn is_for(&self, site: &Site, host: &Host) -> bool {
+        match &self.tls {
+            Some(tls) => &*tls.sni == host.as_str() || tls.certificates.same(&tls.sni, host.as_str()),
+            None => site.answers_for(host),
+        }
+    }
+
+    /// Who the peer is, as of the current netmap.
+    pub fn caller(&self) -> Arc<Caller> {
+        let generation = self.node.generation();
+        let mut cached = self.whois.lock();
+        if let Some((of, caller)) = &*cached
+            && *of == generation
+        {
+            return caller.clone();
+        }
+        let source = self.peer.ip().to_canonical();
+        let caller = Caller::new(source, self.node.whois(source, self.local.ip().to_canonical()));
+        *cached = Some((generation, caller.clone()));
+        caller
+    }
+}

@@ -1,0 +1,348 @@
+//! The task of one tailnet name: its node, its certificates, its ports and its part of the report.
+
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
+
+use postern_node::node::{Config, Status};
+use postern_proxy_config::{
+    group::Name,
+    report::{NameReport, Phase},
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::sync::watch;
+
+use super::{
+    Context, Spec,
+    certificates::{Certificates, Wanted},
+    listeners::{Listeners, Names},
+    plan::Plan,
+    standing::{self, Issued},
+};
+use crate::{certs::Resolver, drain::Drain, metrics::NameLabel, tailnet::Node};
+
+/// See the module.
+pub(super) struct NameTask {
+    key: Arc<str>,
+    context: Arc<Context>,
+    spec: watch::Receiver<Arc<Spec>>,
+    drain: Drain,
+}
+
+/// A node that couldn't be started is tried again after this, or when its configuration changes.
+const START_RETRY: Duration = Duration::from_secs(10);
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+
+impl NameTask {
+    pub(super) fn new(
+        key: &str,
+        context: Arc<Context>,
+        spec: watch::Receiver<Arc<Spec>>,
+        drain: Drain,
+    ) -> Self {
+        Self {
+            key: key.into(),
+            context,
+            spec,
+            drain,
+        }
+    }
+
+    /// Until draining starts.
+    pub(super) async fn run(mut self) {
+        loop {
+            let spec = self.spec.borrow_and_update().clone();
+            match self.start(&spec).await {
+                Ok(node) => {
+                    if self.serve(spec, node).await.is_break() {
+                        return;
+                    }
+                }
+                Err(reason) => {
+                    tracing::warn!(name = &*self.key, reason, "The node can't start");
+                    self.report(&spec.name, |report| {
+                        report.phase = Phase::Connecting;
+                        report.reason = reason;
+                    });
+                    tokio::select! {
+                        biased;
+                        () = self.drain.start.cancelled() => return,
+                        _ = self.spec.changed() => {}
+                        () = tokio::time::sleep(START_RETRY) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn start(&self, spec: &Spec) -> Result<Arc<dyn Node>, String> {
+        let (tailnet, node) = (&spec.tailnet, &spec.name.node);
+        let extra_roots = match &tailnet.ca_bundle {
+            None => Vec::new(),
+            Some(pem) => CertificateDer::pem_slice_iter(pem.as_bytes())
+                .collect::<Result<_, _>>()
+                .map_err(|e| format!("tailnet.caBundle: {e}"))?,
+        };
+        let auth_key = self
+            .context
+            .secrets
+            .auth_key(node)
+            .await
+            .map_err(|e| e.to_string())?;
+        let config = Config {
+            control_url: tailnet.control_url.clone(),
+            hostname: node.hostname.clone(),
+            auth_key,
+            force_login: false,
+            tags: node.tags.clone(),
+            ephemeral: false,
+            store: self.context.secrets.store(node).map_err(|e| e.to_string())?,
+            extra_roots,
+            acme_directory: tailnet
+                .acme_directory
+                .clone()
+                .unwrap_or_else(|| LETS_ENCRYPT.to_owned()),
+            udp_port: 0,
+            static_endpoints: Vec::new(),
+            derp_only: tailnet.derp_only,
+        };
+        self.context.start.start(config).await.map_err(|e| e.to_string())
+    }
+
+    async fn serve(&mut self, spec: Arc<Spec>, node: Arc<dyn Node>) -> ControlFlow<()> {
+        let resolver = Arc::new(Resolver::default());
+        let listeners = Listeners::new(
+            self.key.clone(),
+            self.context.clone(),
+            node.clone(),
+            resolver.clone(),
+            self.drain.child(),
+        );
+        let (Ok(listeners), mut status) = (listeners, node.status()) else {
+            return ControlFlow::Break(());
+        };
+        let mut session = Session {
+            node: node.clone(),
+            listeners,
+            certificates: Certificates::new(resolver),
+            plan: None,
+            spec,
+            refused: String::new(),
+        };
+        session.plan(&self.context);
+        let end = loop {
+            let now = status.borrow_and_update().clone();
+            let own = session.spec.name.certificates.clone();
+            session.pursue(&now, &self.context);
+            let report = session.settle(&now);
+            self.report(&session.spec.name, |r| report.apply(r));
+            self.observe(&report);
+            tokio::select! {
+                biased;
+                () = self.drain.start.cancelled() => break ControlFlow::Break(()),
+                changed = self.spec.changed() => {
+                    if changed.is_err() {
+                        break ControlFlow::Break(());
+                    }
+                    let new = self.spec.borrow_and_update().clone();
+                    if needs_new_node(&session.spec, &new, &status.borrow()) {
+                        break ControlFlow::Continue(());
+                    }
+                    session.spec = new;
+                    session.plan(&self.context);
+                    session.certificates.look_again();
+                }
+                changed = status.changed() => {
+                    if changed.is_err() || *status.borrow() == Status::Closed {
+                        break ControlFlow::Continue(());
+                    }
+                    session.certificates.look_again();
+                }
+                () = session.certificates.progress(&own) => {}
+            }
+        };
+        if end.is_break() {
+            self.report(&session.spec.name, |r| r.phase = Phase::Draining);
+        }
+        session
+            .listeners
+            .finish(end.is_continue(), self.context.drain_deadline)
+            .await;
+        node.close().await;
+        if end.is_continue() {
+            // Closed by control or by a change: what took it away should not be asked in a tight loop.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        end
+    }
+
+    fn report(&self, name: &Name, change: impl FnOnce(&mut NameReport)) {
+        self.context.reports.name(&self.key, |report| {
+            report.owner_uid.clone_from(&name.owner.uid);
+            change(report);
+        });
+    }
+
+    fn observe(&self, report: &Settled) {
+        if let Some(end) = report.certificate_expires {
+            self.context
+                .metrics
+                .cert_expiry
+                .get_or_create_owned(&NameLabel {
+                    name: self.key.clone(),
+                })
+                .set(end.as_second());
+        }
+    }
+}
+
+/// A running node with what it serves.
+struct Session {
+    node: Arc<dyn Node>,
+    listeners: Listeners,
+    certificates: Certificates,
+    /// The newest good one, with its generation.
+    plan: Option<(Plan, i64)>,
+    spec: Arc<Spec>,
+    /// Why the newest specification isn't the plan.
+    refused: String,
+}
+
+/// What is to be reported.
+struct Settled {
+    applied_generation: Option<i64>,
+    phase: Phase,
+    reason: String,
+    identity: Option<postern_node::node::Identity>,
+    certificate_expires: Option<jiff::Timestamp>,
+    certificate_error: String,
+    https_available: bool,
+}
+
+impl Session {
+    /// Takes the specification for the plan if it is good.
+    fn plan(&mut self, context: &Context) {
+        match Plan::new(&self.spec.name) {
+            Ok(plan) => {
+                self.plan = Some((plan, self.spec.name.generation));
+                self.refused.clear();
+            }
+            Err(error) => {
+                context.metrics.config_refused.inc();
+                self.refused = error.to_string();
+                tracing::warn!(
+                    hostname = self.spec.name.node.hostname,
+                    reason = self.refused,
+                    "Configuration refused"
+                );
+            }
+        }
+    }
+
+    fn needs_certificate(&self) -> bool {
+        self.plan
+            .as_ref()
+            .is_some_and(|(plan, _)| plan.needs_certificate())
+    }
+
+    fn pursue(&mut self, status: &Status, context: &Context) {
+        let Status::Running(identity) = status else { return };
+        let domain = (self.needs_certificate()
+            && self.spec.name.node.certificate.is_some()
+            && standing::is_name(&self.spec.name.node.hostname, identity))
+        .then(|| {
+            let offered = identity
+                .cert_domains
+                .iter()
+                .any(|d| d.eq_ignore_ascii_case(&identity.name));
+            (identity.name.as_str(), offered)
+        });
+        let wanted = Wanted {
+            own: &self.spec.name.certificates,
+            domain,
+        };
+        self.certificates.pursue(&wanted, &context.secrets, &self.node);
+    }
+
+    /// Puts the ports in place and says where the name stands.
+    fn settle(&mut self, status: &Status) -> Settled {
+        let hostname = &self.spec.name.node.hostname;
+        let mut problem = self.refused.clone();
+        let mut applied_generation = None;
+        let mut issued = Issued::NotNeeded;
+        let mut identity = None;
+        match status {
+            Status::Running(id) if standing::is_name(hostname, id) => {
+                identity = Some(id.clone());
+                if self.needs_certificate() {
+                    issued = if self.certificates.has(&id.name) {
+                        Issued::Ready
+                    } else if self.certificates.any() {
+                        Issued::NotNeeded
+                    } else {
+                        Issued::Missing
+                    };
+                }
+                if let Some((plan, generation)) = &self.plan {
+                    let names = Names {
+                        fqdn: &id.name,
+                        own: self.certificates.own_hosts(&self.spec.name.certificates),
+                        tls_ready: issued != Issued::Missing,
+                    };
+                    match self.listeners.apply(plan, &names) {
+                        Ok(()) => applied_generation = Some(*generation),
+                        Err(error) => problem = error,
+                    }
+                }
+            }
+            Status::Running(id) => {
+                identity = Some(id.clone());
+                self.listeners.close_all();
+            }
+            // The tailnet is away, or the login: what is open stays open and serves again with it.
+            _ => {}
+        }
+        let certificate_error = self.certificates.errors();
+        let (phase, reason) = standing::phase(hostname, status, &issued, &certificate_error);
+        Settled {
+            applied_generation,
+            phase,
+            reason: if problem.is_empty() { reason } else { problem },
+            https_available: identity.as_ref().is_some_and(|id| !id.cert_domains.is_empty()),
+            identity,
+            certificate_expires: self.certificates.not_after(),
+            certificate_error,
+        }
+    }
+}
+
+impl Settled {
+    fn apply(&self, report: &mut NameReport) {
+        if let Some(generation) = self.applied_generation {
+            report.applied_generation = generation;
+        }
+        report.phase = self.phase;
+        report.reason.clone_from(&self.reason);
+        if let Some(identity) = &self.identity {
+            report.node_id = Some(identity.stable_id.clone());
+            report.assigned_name = Some(identity.name.clone());
+            report.addresses.clone_from(&identity.addrs);
+        }
+        report.certificate_expires = self.certificate_expires;
+        report.certificate_error.clone_from(&self.certificate_error);
+        report.https_available = self.https_available;
+    }
+}
+
+/// Whether the node itself is another one; a changed Secret matters only to one that can't log in.
+fn needs_new_node(old: &Spec, new: &Spec, status: &Status) -> bool {
+    let (a, b) = (&old.name.node, &new.name.node);
+    let stuck = matches!(
+        status,
+        Status::NeedsLogin { .. } | Status::Refused { .. } | Status::KeyExpired | Status::Closed
+    );
+    old.tailnet != new.tailnet
+        || a.hostname != b.hostname
+        || a.tags != b.tags
+        || a.state.name != b.state.name
+        || a.certificate.as_ref().map(|c| &c.name) != b.certificate.as_ref().map(|c| &c.name)
+        || (stuck && a.state.revision != b.state.revision)
+}

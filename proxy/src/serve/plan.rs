@@ -1,0 +1,118 @@
+//! A name's listeners, checked and ready to be put in place. Pure.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use postern_proxy_config::group::{Backend, Identity, Listener, Name, Protocol, Tcp};
+
+use crate::{
+    http::{Behaviour, Site},
+    listen::Forward,
+    route::{Table, TableError},
+};
+
+/// Listeners by port.
+#[derive(Debug)]
+pub struct Plan {
+    pub(super) listeners: BTreeMap<u16, Planned>,
+}
+
+/// What a port will do.
+#[derive(Debug, Clone)]
+pub(super) enum Planned {
+    Https(Protocol),
+    Http(Protocol),
+    Tcp(Arc<Forward>),
+    TlsTcp(Arc<Forward>),
+}
+
+/// Why a name's configuration is refused; the one before it stays.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Two listeners on a port.
+    #[error("listeners[{0}].port: {1} is there twice")]
+    Port(usize, u16),
+    /// A route.
+    #[error("listeners[{0}].{1}")]
+    Routes(usize, TableError),
+    /// Bytes can't go there.
+    #[error("listeners[{0}].backend: bytes can only go to a service, an address or a unix socket")]
+    Backend(usize),
+}
+
+impl Plan {
+    /// Checks everything, so that nothing can fail when it is put in place.
+    ///
+    /// # Errors
+    /// Names the listener and the field.
+    pub fn new(name: &Name) -> Result<Self, PlanError> {
+        let mut listeners = BTreeMap::new();
+        for (index, Listener { port, protocol }) in name.listeners.iter().enumerate() {
+            let planned = match protocol {
+                Protocol::Https(http) => {
+                    Table::compile(&http.routes).map_err(|e| PlanError::Routes(index, e))?;
+                    Planned::Https(protocol.clone())
+                }
+                Protocol::Http(http) => {
+                    Table::compile(&http.routes).map_err(|e| PlanError::Routes(index, e))?;
+                    Planned::Http(protocol.clone())
+                }
+                Protocol::RedirectToHttps { .. } => Planned::Http(protocol.clone()),
+                Protocol::Tcp(tcp) => Planned::Tcp(forward(index, tcp)?),
+                Protocol::TlsTerminatedTcp(tcp) => Planned::TlsTcp(forward(index, tcp)?),
+            };
+            if listeners.insert(*port, planned).is_some() {
+                return Err(PlanError::Port(index, *port));
+            }
+        }
+        Ok(Self { listeners })
+    }
+
+    /// Whether any port needs a certificate.
+    pub fn needs_certificate(&self) -> bool {
+        self.listeners
+            .values()
+            .any(|l| matches!(l, Planned::Https(_) | Planned::TlsTcp(_)))
+    }
+}
+
+/// The content of an HTTP port for a name that is known as `fqdn` and by the hosts of own certificates.
+pub(super) fn site<'a>(protocol: &Protocol, fqdn: &'a str, own: impl Iterator<Item = &'a str>) -> Site {
+    let behaviour = match protocol {
+        Protocol::Https(http) | Protocol::Http(http) => Behaviour::Routes {
+            // The plan has compiled them already.
+            table: Table::compile(&http.routes).unwrap_or_default(),
+            identity: http.identity.clone(),
+        },
+        Protocol::RedirectToHttps { port } => Behaviour::RedirectToHttps { port: *port },
+        Protocol::Tcp(_) | Protocol::TlsTerminatedTcp(_) => Behaviour::Routes {
+            table: Table::default(),
+            identity: Identity::default(),
+        },
+    };
+    let mut hosts: ahash::AHashSet<String> = own.map(str::to_owned).collect();
+    hosts.insert(fqdn.to_ascii_lowercase());
+    if let Some((label, _)) = fqdn.split_once('.')
+        && matches!(protocol, Protocol::Http(_))
+    {
+        // `http://name/` as search domains have it. A redirect to https needs the full name.
+        hosts.insert(label.to_ascii_lowercase());
+    }
+    if let Behaviour::Routes { table, .. } = &behaviour {
+        hosts.extend(table.hosts().map(str::to_owned));
+    }
+    Site { hosts, behaviour }
+}
+
+fn forward(index: usize, tcp: &Tcp) -> Result<Arc<Forward>, PlanError> {
+    match tcp.backend {
+        Backend::Text { .. } | Backend::Redirect { .. } => Err(PlanError::Backend(index)),
+        Backend::Service { .. }
+        | Backend::Address { .. }
+        | Backend::Unix { .. }
+        | Backend::Unavailable { .. } => Ok(Arc::new(Forward {
+            backend: tcp.backend.clone(),
+            proxy_protocol: tcp.proxy_protocol,
+            access: tcp.access.clone(),
+        })),
+    }
+}

@@ -1,0 +1,69 @@
+//! A tailnet node as the proxy sees it: a small trait, so that everything above it is tested on loopback.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use futures::future::BoxFuture;
+use postern_node::{
+    netmap::WhoIs,
+    node::{Certificate, Config, Error, Status},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
+
+mod embedded;
+
+pub use embedded::Embedded;
+
+/// A byte stream of any kind.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A byte stream, its type forgotten.
+pub type Stream = Box<dyn Io>;
+
+/// A connection from a peer.
+pub struct Accepted {
+    /// The bytes.
+    pub stream: Stream,
+    /// The peer's address, authenticated by the tailnet.
+    pub peer: SocketAddr,
+    /// The address of ours that it reached.
+    pub local: SocketAddr,
+}
+
+/// Accepts connections on one port.
+pub trait Listener: Send {
+    /// The next connection; `None` when the node is closed. Cancel safe.
+    fn accept(&mut self) -> BoxFuture<'_, Option<Accepted>>;
+}
+
+/// A running node.
+pub trait Node: Send + Sync {
+    /// The status and its changes.
+    fn status(&self) -> watch::Receiver<Status>;
+    /// Changes whenever a whois answer may have changed.
+    fn generation(&self) -> u64;
+    /// Accepts connections to `port` on all own addresses.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    fn listen(&self, port: u16) -> Result<Box<dyn Listener>, Error>;
+    /// Who is behind `src`, with its capabilities towards `dst`.
+    fn whois(&self, src: IpAddr, dst: IpAddr) -> Option<WhoIs>;
+    /// A valid certificate, stored or issued now.
+    fn certificate<'a>(&'a self, domain: &'a str) -> BoxFuture<'a, Result<Arc<Certificate>, Error>>;
+    /// Writes the hand-over state and ends the node.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Starts nodes.
+pub trait StartNode: Send + Sync + fmt::Debug {
+    /// Starts one; it need not be on the tailnet yet.
+    fn start(&self, config: Config) -> BoxFuture<'_, Result<Arc<dyn Node>, Error>>;
+}
