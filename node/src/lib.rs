@@ -3,6 +3,7 @@
 //! What `tsnet` is for Go programs: a program that uses this crate is a machine of a tailnet, without a
 //! tun device, privileges or a second process. It knows nothing of HTTP routing and nothing of Kubernetes.
 
+pub mod cert;
 pub mod control;
 pub mod derp;
 pub mod derp_map;

@@ -1,0 +1,354 @@
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+
+use jiff::SignedDuration;
+use rustls::client::{WebPkiServerVerifier, danger::ServerCertVerifier};
+use rustls_pki_types::{ServerName, UnixTime};
+
+use super::*;
+use crate::state::{MemoryStore, StateError, StoreFuture};
+
+mod pebble;
+
+use pebble::Pebble;
+
+const DOMAIN: &str = "grafana.example.ts.net";
+
+/// What control does with `set-dns`.
+enum Dns {
+    Publish,
+    Forget,
+    Refuse,
+    Hang,
+}
+
+struct Control {
+    pebble: Option<Arc<Pebble>>,
+    dns: Dns,
+    calls: AtomicUsize,
+    store: Arc<dyn StateStore>,
+}
+
+impl SetDns for Control {
+    fn set_dns<'a>(
+        &'a self,
+        name: &'a str,
+        value: &'a str,
+    ) -> Pin<Box<dyn Future<Output = Result<(), ControlError>> + Send + 'a>> {
+        Box::pin(async move {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let account = self.store.read("acme-account.key.pem").await.unwrap();
+            assert!(
+                account.is_some(),
+                "the account's key is stored before anything is ordered"
+            );
+            assert!(name.starts_with("_acme-challenge.") && value.len() == 43);
+            match (&self.dns, &self.pebble) {
+                (Dns::Publish, Some(pebble)) => pebble.set_txt(name, value).await,
+                (Dns::Refuse, _) => {
+                    let text = "not a cert domain".to_owned();
+                    return Err(ControlError::Refused { status: 403, text });
+                }
+                (Dns::Hang, _) => std::future::pending().await,
+                _ => {}
+            }
+            Ok(())
+        })
+    }
+}
+
+/// A store of certificates on a clock that can be put forward.
+struct Rig {
+    certs: CertStore,
+    control: Arc<Control>,
+    store: Arc<dyn StateStore>,
+    forward: Arc<AtomicI64>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Rig {
+    fn new(directory: &str, api_ca: &[rustls_pki_types::CertificateDer<'static>], control: Control) -> Self {
+        let control = Arc::new(control);
+        let store = control.store.clone();
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(api_ca.iter().cloned());
+        let forward = Arc::new(AtomicI64::new(0));
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let clock: Clock = {
+            let forward = forward.clone();
+            Arc::new(move || Timestamp::now() + SignedDuration::from_secs(forward.load(Ordering::Relaxed)))
+        };
+        let certs = CertStore::with_clock(
+            store.clone(),
+            control.clone(),
+            directory.to_owned(),
+            roots.into(),
+            &tasks,
+            cancel.clone(),
+            clock,
+        );
+        Self {
+            certs,
+            control,
+            store,
+            forward,
+            tasks,
+            cancel,
+        }
+    }
+
+    fn on(pebble: &Arc<Pebble>, dns: Dns, store: Arc<dyn StateStore>) -> Self {
+        let control = Control {
+            pebble: Some(pebble.clone()),
+            dns,
+            calls: AtomicUsize::new(0),
+            store,
+        };
+        Self::new(&pebble.directory, std::slice::from_ref(&pebble.api_ca), control)
+    }
+
+    fn calls(&self) -> usize {
+        self.control.calls.load(Ordering::Relaxed)
+    }
+
+    fn set_time(&self, to: Timestamp) {
+        self.forward
+            .store(to.duration_since(Timestamp::now()).as_secs(), Ordering::Relaxed);
+    }
+
+    async fn settled(&self) -> Known {
+        let known = self.certs.0.known(&Name::parse(DOMAIN).unwrap()).await.unwrap();
+        let mut changes = known.subscribe();
+        let settled = changes.wait_for(|known| !known.issuing);
+        let settled = tokio::time::timeout(Duration::from_secs(60), settled).await;
+        settled.expect("the issuance ends").unwrap().clone()
+    }
+
+    async fn error(&self) -> (String, Option<Timestamp>) {
+        match self.certs.get(DOMAIN).await.unwrap_err() {
+            Error::Certificate { reason, retry_at, .. } => (reason, retry_at),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+fn memory() -> Arc<dyn StateStore> {
+    Arc::new(MemoryStore::default())
+}
+
+/// What a client does that trusts the authority.
+fn verify(certificate: &Certificate, root: &rustls_pki_types::CertificateDer<'static>, name: &'static str) {
+    let mut roots = RootCertStore::empty();
+    roots.add(root.clone()).unwrap();
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), tls::provider())
+        .build()
+        .unwrap();
+    let [leaf, intermediates @ ..] = certificate.chain.as_slice() else {
+        panic!("a chain")
+    };
+    let name = ServerName::try_from(name).unwrap();
+    verifier
+        .verify_server_cert(leaf, intermediates, &name, &[], UnixTime::now())
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_lives_through_issuance_restart_renewal_and_loss_of_the_authority() {
+    let pebble = Arc::new(Pebble::start().await);
+    let rig = Rig::on(&pebble, Dns::Publish, memory());
+    let upper = DOMAIN.to_uppercase() + ".";
+    let (one, two) = tokio::join!(rig.certs.get(DOMAIN), rig.certs.get(&upper));
+    let (first, two) = (one.unwrap(), two.unwrap());
+    assert!(
+        Arc::ptr_eq(&first, &two) && rig.calls() == 1,
+        "one issuance for both"
+    );
+    verify(&first, &pebble.root().await, DOMAIN);
+    let (_, leaf) = x509_parser::parse_x509_certificate(&first.chain[0]).unwrap();
+    assert_eq!(
+        leaf.subject()
+            .iter_common_name()
+            .next()
+            .unwrap()
+            .as_str()
+            .unwrap(),
+        DOMAIN
+    );
+    let status: serde_json::Value = serde_json::from_str(&rig.certs.tls_cert_status(DOMAIN)).unwrap();
+    assert_eq!(
+        (&status["Valid"], &status["NotAfter"]),
+        (&true.into(), &first.not_after.to_string().into())
+    );
+
+    // A restart finds it in the store.
+    let again = Rig::on(&pebble, Dns::Refuse, rig.store.clone());
+    assert_eq!(again.certs.get(DOMAIN).await.unwrap().chain, first.chain);
+    assert_eq!(again.calls(), 0);
+
+    // Due: the old one is served while a new one is made.
+    let validity = rig.settled().await.pair.unwrap().validity;
+    let life = validity.not_after.duration_since(validity.not_before);
+    rig.set_time(validity.not_before + life.mul_f64(0.7));
+    assert!(Arc::ptr_eq(&first, &rig.certs.get(DOMAIN).await.unwrap()));
+    let second = rig.settled().await.pair.expect("a new one").certificate;
+    assert_ne!(second.chain, first.chain);
+    let stored = rig
+        .store
+        .read("grafana.example.ts.net.crt")
+        .await
+        .unwrap()
+        .unwrap();
+    let key = rig
+        .store
+        .read("grafana.example.ts.net.key")
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        Pair::parse(DOMAIN, &stored, &key).unwrap().certificate.chain,
+        second.chain
+    );
+
+    // Without the authority it is served until its end, then there is none.
+    pebble.stop();
+    rig.set_time(second.not_after - SignedDuration::from_mins(5));
+    assert!(Arc::ptr_eq(&second, &rig.certs.get(DOMAIN).await.unwrap()));
+    let failed = rig.settled().await.failed.expect("the authority is gone");
+    assert!(
+        failed.reason.starts_with("register with the authority"),
+        "{}",
+        failed.reason
+    );
+    assert!(Arc::ptr_eq(&second, &rig.certs.get(DOMAIN).await.unwrap()));
+    rig.set_time(second.not_after + SignedDuration::from_secs(1));
+    let (_, retry_at) = rig.error().await;
+    assert!(retry_at.unwrap() > second.not_after);
+    assert!(rig.certs.tls_cert_status(DOMAIN).contains(r#""Expired":true"#));
+}
+
+#[tokio::test]
+async fn a_wildcard_comes_with_its_base() {
+    let pebble = Arc::new(Pebble::start().await);
+    let rig = Rig::on(&pebble, Dns::Publish, memory());
+    let certificate = rig.certs.get("*.app.example.ts.net").await.unwrap();
+    let root = pebble.root().await;
+    verify(&certificate, &root, "app.example.ts.net");
+    verify(&certificate, &root, "x.app.example.ts.net");
+    assert_eq!(rig.calls(), 2);
+    assert!(
+        rig.store
+            .read("wildcard_.app.example.ts.net.crt")
+            .await
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[tokio::test]
+async fn a_proof_that_the_authority_does_not_see_is_named() {
+    let pebble = Arc::new(Pebble::start().await);
+    let rig = Rig::on(&pebble, Dns::Forget, memory());
+    let (reason, retry_at) = rig.error().await;
+    assert!(
+        reason.contains("does not accept the proof for grafana.example.ts.net"),
+        "{reason}"
+    );
+    assert!(retry_at.is_some());
+    assert!(rig.certs.tls_cert_status(DOMAIN).contains(r#""Missing":true"#));
+}
+
+#[tokio::test]
+async fn after_a_failure_nobody_is_asked_again_too_soon() {
+    let pebble = Arc::new(Pebble::start().await);
+    let rig = Rig::on(&pebble, Dns::Refuse, memory());
+    let (reason, retry_at) = rig.error().await;
+    assert!(reason.contains("not a cert domain"), "{reason}");
+    assert_eq!(rig.error().await, (reason, retry_at));
+    assert_eq!(rig.calls(), 1);
+    rig.set_time(retry_at.unwrap() + SignedDuration::from_secs(1));
+    rig.error().await;
+    assert_eq!(rig.calls(), 2);
+}
+
+#[tokio::test]
+async fn what_could_not_be_stored_is_not_used() {
+    /// A disk that is full for everything but the account's key.
+    #[derive(Debug, Default)]
+    struct Full(MemoryStore);
+
+    impl StateStore for Full {
+        fn read<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
+            self.0.read(key)
+        }
+        fn write(&self, values: BTreeMap<String, Vec<u8>>) -> StoreFuture<'_, ()> {
+            if values.contains_key("acme-account.key.pem") {
+                return self.0.write(values);
+            }
+            let source = std::io::Error::from(std::io::ErrorKind::StorageFull).into();
+            let what = values.into_keys().next().unwrap();
+            Box::pin(async move {
+                Err(StateError::Io {
+                    action: "write",
+                    what,
+                    source,
+                })
+            })
+        }
+        fn clear(&self) -> StoreFuture<'_, ()> {
+            self.0.clear()
+        }
+    }
+
+    let pebble = Arc::new(Pebble::start().await);
+    let rig = Rig::on(&pebble, Dns::Publish, Arc::new(Full::default()));
+    let (reason, _) = rig.error().await;
+    assert!(
+        reason.starts_with("write grafana.example.ts.net.crt: "),
+        "{reason}"
+    );
+    assert!(rig.settled().await.pair.is_none());
+}
+
+#[tokio::test]
+async fn closing_ends_an_issuance() {
+    let pebble = Arc::new(Pebble::start().await);
+    let rig = Rig::on(&pebble, Dns::Hang, memory());
+    let waiting = rig.certs.get(DOMAIN);
+    let close = async {
+        let called = async {
+            while rig.calls() == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), called)
+            .await
+            .expect("set-dns is called");
+        rig.cancel.cancel();
+    };
+    let (result, ()) = tokio::join!(waiting, close);
+    assert!(result.unwrap_err().to_string().contains("the node is closed"));
+    rig.tasks.close();
+    tokio::time::timeout(Duration::from_secs(5), rig.tasks.wait())
+        .await
+        .expect("no task is left");
+}
+
+#[tokio::test]
+async fn a_name_that_is_none_is_refused() {
+    let control = Control {
+        pebble: None,
+        dns: Dns::Refuse,
+        calls: AtomicUsize::new(0),
+        store: memory(),
+    };
+    let rig = Rig::new("https://127.0.0.1:1/dir", &[], control);
+    assert!(
+        rig.certs
+            .get("localhost")
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("no full DNS name")
+    );
+    rig.certs.get(DOMAIN).await.unwrap_err();
+}
