@@ -52,6 +52,8 @@ pub mod reasons {
     pub const NEEDS_LOGIN: &str = "NeedsLogin";
     /// An administrator of the tailnet has to approve the machine.
     pub const NEEDS_APPROVAL: &str = "NeedsApproval";
+    /// The coordination server issues no certificates, and the object brings none.
+    pub const CERTIFICATE_REQUIRED: &str = "CertificateRequired";
     /// The certificate isn't there.
     pub const CERTIFICATE_PENDING: &str = "CertificatePending";
     /// The proxy refused the configuration; the one before it still serves.
@@ -72,6 +74,8 @@ pub mod reasons {
     pub const IGNORED_RULE: &str = "IgnoredRule";
     /// Nothing can be deleted by the operator here: what remains is named.
     pub const DEVICE_LEFT: &str = "DeviceLeft";
+    /// Nobody serves the object any more.
+    pub const UNINSTALLED: &str = "Uninstalled";
     /// Not known yet.
     pub const UNKNOWN: &str = "Unknown";
 }

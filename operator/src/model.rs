@@ -1,0 +1,222 @@
+//! The one model that every front end is translated to. It is what is judged, planned and tested.
+
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use postern_proxy_config::{
+    access::Access,
+    group::{Identity, Limits, Owner, PathMatch, Scheme, Timeouts},
+};
+
+/// What one object asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// The object.
+    pub owner: Owner,
+    /// When it was made: the oldest claim to a name has it.
+    pub created: Timestamp,
+    /// Its generation.
+    pub generation: i64,
+    /// It is being deleted.
+    pub deleting: bool,
+    /// It carries our finalizer, so nothing that we make for it can be forgotten.
+    pub held: bool,
+    /// The ProxyGroup that it names.
+    pub group: String,
+    /// The name that it claims; absent when the text isn't a name, which `spec` then says.
+    pub hostname: Option<Hostname>,
+    /// What is to be served, or every reason why that can't be understood.
+    pub spec: Result<NameSpec, Vec<Problem>>,
+    /// What is ignored, and why.
+    pub warnings: Vec<Problem>,
+}
+
+/// What is to be served under a name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NameSpec {
+    /// Tags of the node; the Tailnet's when empty.
+    pub tags: Vec<String>,
+    /// Routes, at least one.
+    pub routes: Vec<Route>,
+    /// Identity headers.
+    pub identity: Identity,
+    /// Port 80 redirects to HTTPS.
+    pub http_redirect: bool,
+    /// Own certificates.
+    pub tls: Vec<TlsRef>,
+}
+
+/// Requests of a host and path.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// A host; every host of the name when absent.
+    pub host: Option<String>,
+    /// Which paths.
+    pub path: PathMatch,
+    /// Replaces the matched prefix.
+    pub replace_prefix: Option<String>,
+    /// Where to.
+    pub backend: BackendRef,
+    /// Who gets in.
+    pub access: Option<Access>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Times.
+    pub timeouts: Timeouts,
+}
+
+/// A Service that an object names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackendRef {
+    /// The field of the object, for messages.
+    pub field: String,
+    /// The Service's name, in the object's namespace.
+    pub service: String,
+    /// Its port.
+    pub port: Port,
+    /// How to speak to it; absent: told by the Service's port.
+    pub scheme: Option<Scheme>,
+}
+
+/// A Service's port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Port {
+    /// By number.
+    Number(u16),
+    /// By name.
+    Name(String),
+}
+
+/// A Secret with a certificate that an object names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsRef {
+    /// The field of the object, for messages.
+    pub field: String,
+    /// Names that it is for.
+    pub hosts: Vec<String>,
+    /// The Secret's name, in the object's namespace.
+    pub secret: String,
+}
+
+/// Something that keeps an object, or a part of it, from being served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// One of [`postern_crds::conditions::reasons`].
+    pub reason: &'static str,
+    /// The field, such as `spec.rules[1].backend.service.port`.
+    pub field: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem with a field.
+    pub fn new(reason: &'static str, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    /// A field that can't be understood.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(postern_crds::conditions::reasons::INVALID, field, message)
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.field.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.field, self.message)
+        }
+    }
+}
+
+/// A device name: one DNS label in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Hostname(String);
+
+impl Hostname {
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Hostname {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A text isn't one DNS label.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "{0:?} is not a DNS label: use 1 to 63 lower case letters, digits and '-', without the tailnet's suffix"
+)]
+pub struct NotALabel(String);
+
+impl FromStr for Hostname {
+    type Err = NotALabel;
+
+    fn from_str(s: &str) -> Result<Self, NotALabel> {
+        let fits = (1..=63).contains(&s.len())
+            && !s.starts_with('-')
+            && !s.ends_with('-')
+            && s.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if fits {
+            Ok(Self(s.to_owned()))
+        } else {
+            Err(NotALabel(s.to_owned()))
+        }
+    }
+}
+
+/// Whether a text is a tag as the coordination server knows it.
+pub fn is_tag(text: &str) -> bool {
+    text.strip_prefix("tag:").is_some_and(|name| {
+        name.len() <= 60
+            && name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    })
+}
+
+/// Finds routes that can't be told apart: later ones would never be reached.
+pub fn duplicate_routes(routes: &[Route]) -> Vec<Problem> {
+    let mut seen = std::collections::HashMap::new();
+    routes
+        .iter()
+        .filter_map(|route| {
+            let key = (route.host.clone(), format!("{:?}", route.path));
+            let first = seen.insert(key, route.backend.field.clone())?;
+            let message = format!("has the same host and path as {first}: keep one of them");
+            Some(Problem::invalid(route.backend.field.clone(), message))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostnames_are_single_labels() {
+        for good in ["a", "grafana", "a-1", "0"] {
+            assert!(good.parse::<Hostname>().is_ok(), "{good}");
+        }
+        let long = "a".repeat(64);
+        for bad in ["", "A", "a.b", "-a", "a-", "a_b", "ä", long.as_str()] {
+            assert!(bad.parse::<Hostname>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tags_are_named() {
+        assert!(is_tag("tag:k8s") && is_tag("tag:A-1"));
+        assert!(!is_tag("k8s") && !is_tag("tag:") && !is_tag("tag:1") && !is_tag("tag:a b"));
+    }
+}

@@ -1,0 +1,142 @@
+//! What the front ends share: an object's claim is judged, its Secrets are copied, its status is told.
+//!
+//! A front end brings its translation (`validate.rs`) and its way to tell a status (`status.rs`); the steps
+//! between are here.
+
+pub mod apply;
+pub mod backends;
+pub mod claims;
+pub mod dereference;
+pub mod judge;
+pub mod parse;
+pub mod plan;
+pub mod status;
+
+use jiff::Timestamp;
+use kube::{Api, Resource, ResourceExt};
+use postern_crds::DEFAULT;
+use postern_proxy_config::group::Owner;
+
+use crate::{
+    apply::Kind,
+    context::{Context, Error},
+    labels::{NAME_FINALIZER, ROLE_OWN_CERTIFICATE},
+    model::{Claim, Hostname, NameSpec, Problem},
+    record::Record,
+    report,
+    stores::{Filter, Stores},
+};
+use claims::Claims;
+use status::View;
+
+/// The steps that front ends share: reads, judges, plans and applies, and returns what there is to say.
+///
+/// # Errors
+/// When the API server can't be asked or told.
+pub async fn reconcile<K: Kind>(
+    context: &Context,
+    api: &Api<K>,
+    object: &K,
+    claim: Claim,
+    ours: bool,
+) -> Result<View, Error> {
+    let stores = &context.stores;
+    let found = dereference::certificates(context, &claim).await?;
+    let mut judgement = judge::judge(&claim, &Claims::collect(stores), stores);
+    let records = records(stores, &claim.owner.uid);
+    let plan = plan::plan(plan::Inputs {
+        namespace: &context.settings.namespace,
+        claim: &claim,
+        ours,
+        judgement: &judgement,
+        found,
+        copies: (stores
+            .secrets_of_owner(ROLE_OWN_CERTIFICATE, &claim.owner.uid)
+            .iter())
+        .map(|secret| secret.name_any())
+        .collect(),
+        devices: records.len(),
+        has_default_group: stores.proxy_group(DEFAULT).is_some(),
+    });
+    apply::apply(context, api, object, &plan).await?;
+
+    judgement.unresolved.extend(plan.problems);
+    let reports = report::reports(stores, &claim.group, 1);
+    // After a broken change of the name, the name that it had before is what serves.
+    let wanted = claim.hostname.as_ref().map(Hostname::as_str);
+    let record = (records
+        .iter()
+        .find(|record| Some(record.hostname.as_str()) == wanted))
+    .or_else(|| records.iter().find(|record| record.released.is_none()))
+    .cloned();
+    let name = record.as_ref().map(|record| record.hostname.as_str()).or(wanted);
+    Ok(View {
+        report: name.and_then(|name| report::of_name(&reports, name, &claim.owner.uid)),
+        refused: report::refused(&reports),
+        claim,
+        judgement,
+        record,
+    })
+}
+
+fn records(stores: &Stores, uid: &str) -> Vec<Record> {
+    stores
+        .node_secrets(&Filter::Owner(uid))
+        .iter()
+        .filter_map(|secret| Record::of(secret))
+        .collect()
+}
+
+/// A claim with what every object's metadata says.
+pub fn claim_of<K>(
+    object: &K,
+    group: String,
+    hostname: Option<Hostname>,
+    spec: Result<NameSpec, Vec<Problem>>,
+    warnings: Vec<Problem>,
+) -> Claim
+where
+    K: Resource<DynamicType = ()>,
+{
+    Claim {
+        owner: owner_of(object),
+        created: created(object),
+        generation: object.meta().generation.unwrap_or_default(),
+        deleting: object.meta().deletion_timestamp.is_some(),
+        held: is_held(object),
+        group,
+        hostname,
+        spec,
+        warnings,
+    }
+}
+
+/// An object as reports and messages name it.
+pub fn owner_of<K: Resource<DynamicType = ()>>(object: &K) -> Owner {
+    Owner {
+        kind: K::kind(&()).into_owned(),
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+    }
+}
+
+/// When an object was made.
+pub fn created<K: Resource>(object: &K) -> Timestamp {
+    object
+        .meta()
+        .creation_timestamp
+        .as_ref()
+        .map(|t| t.0)
+        .unwrap_or_default()
+}
+
+/// Whether an object carries our finalizer.
+pub fn is_held<K: Resource>(object: &K) -> bool {
+    object
+        .meta()
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|f| f == NAME_FINALIZER)
+}

@@ -1,0 +1,168 @@
+//! What there is to say about a name: the same for every front end. Pure.
+
+use postern_crds::conditions::{ACCEPTED, PROGRAMMED, READY, RESOLVED_REFS, reasons};
+use postern_proxy_config::report::{NameReport, Phase};
+
+use crate::{
+    conditions::Said,
+    model::{Claim, Problem},
+    name::judge::Judgement,
+    record::Record,
+};
+
+/// Everything that a status is made of.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// What the object asks for.
+    pub claim: Claim,
+    /// What became of it; problems with its Secrets included.
+    pub judgement: Judgement,
+    /// The device's record.
+    pub record: Option<Record>,
+    /// What the proxy says about the name that this object has, or had before a broken change.
+    pub report: Option<NameReport>,
+    /// Why the proxy refused the group's newest configuration.
+    pub refused: Option<String>,
+}
+
+/// The conditions, the summary last.
+pub fn conditions(view: &View) -> Vec<Said> {
+    let accepted = match &view.judgement.accepted {
+        Ok(accepted) => Said::yes(
+            ACCEPTED,
+            reasons::ACCEPTED,
+            format!("the name is {}", accepted.hostname),
+        ),
+        Err(problem) => Said::no(ACCEPTED, problem.reason, problem.to_string()),
+    };
+    let resolved = resolved(&view.judgement);
+    let programmed = programmed(view);
+    let ready = ready(view, [&accepted, &resolved, &programmed]);
+    vec![accepted, resolved, programmed, ready]
+}
+
+fn resolved(judgement: &Judgement) -> Said {
+    match (&judgement.unresolved[..], &judgement.accepted) {
+        ([first, ..], _) => {
+            let texts: Vec<_> = judgement.unresolved.iter().map(Problem::to_string).collect();
+            Said::no(RESOLVED_REFS, first.reason, texts.join("; "))
+        }
+        ([], Ok(_)) => Said::yes(
+            RESOLVED_REFS,
+            reasons::RESOLVED_REFS,
+            "everything that it names is there",
+        ),
+        ([], Err(_)) => Said::unknown(RESOLVED_REFS, reasons::UNKNOWN, "the object isn't accepted"),
+    }
+}
+
+fn programmed(view: &View) -> Said {
+    if view.judgement.accepted.is_err() {
+        let message = match &view.report {
+            Some(report) => format!("generation {} is still served", report.applied_generation),
+            None => "nothing is served".into(),
+        };
+        return Said::no(PROGRAMMED, reasons::PENDING, message);
+    }
+    if let Some(why) = &view.refused {
+        return Said::no(
+            PROGRAMMED,
+            reasons::REFUSED,
+            format!("the proxy refused the configuration: {why}"),
+        );
+    }
+    match &view.report {
+        Some(report) if report.applied_generation == view.claim.generation => {
+            Said::yes(PROGRAMMED, reasons::PROGRAMMED, "the proxy has it")
+        }
+        Some(report) => Said::no(
+            PROGRAMMED,
+            reasons::PENDING,
+            format!("the proxy still has generation {}", report.applied_generation),
+        ),
+        None => match view.record.as_ref().and_then(|record| record.problem.as_ref()) {
+            Some(problem) => Said::no(PROGRAMMED, reasons::API_UNAVAILABLE, problem),
+            None => Said::no(
+                PROGRAMMED,
+                reasons::PENDING,
+                "waiting for the proxy to take the name",
+            ),
+        },
+    }
+}
+
+fn ready(view: &View, others: [&Said; 3]) -> Said {
+    if view.claim.deleting {
+        return Said::no(READY, reasons::DELETING, "the device is being removed");
+    }
+    let [accepted, resolved, programmed] = others;
+    // What is wrong with the device explains more than that the proxy hasn't got further.
+    let device = view.report.as_ref().and_then(|report| device(view, report));
+    let first = [Some(accepted), Some(resolved)]
+        .into_iter()
+        .flatten()
+        .find(|said| !said.holds());
+    match (first, device) {
+        (Some(said), _) => Said::no(READY, said.reason, said.message.clone()),
+        (None, Some((reason, message))) => Said::no(READY, reason, message),
+        (None, None) if !programmed.holds() => Said::no(READY, programmed.reason, programmed.message.clone()),
+        (None, None) => Said::yes(READY, reasons::READY, "it answers"),
+    }
+}
+
+fn device(view: &View, report: &NameReport) -> Option<(&'static str, String)> {
+    let because = |text: &str| {
+        if report.reason.is_empty() {
+            text.to_owned()
+        } else {
+            format!("{text}: {}", report.reason)
+        }
+    };
+    match report.phase {
+        Phase::Serving => None,
+        Phase::Connecting => Some((
+            reasons::PENDING,
+            because("the node is connecting to the coordination server"),
+        )),
+        Phase::NeedsLogin => {
+            let problem = view.record.as_ref().and_then(|record| record.problem.clone());
+            let text = because("the coordination server asks for a login or refused the auth key");
+            Some((
+                reasons::NEEDS_LOGIN,
+                problem.map_or_else(|| text.clone(), |problem| format!("{text}; {problem}")),
+            ))
+        }
+        Phase::NeedsApproval => Some((
+            reasons::NEEDS_APPROVAL,
+            because("an administrator of the tailnet has to approve the machine"),
+        )),
+        Phase::NameTaken => {
+            let assigned = report.assigned_name.as_deref().unwrap_or("another name");
+            let text = format!(
+                "another machine of the tailnet has the name; {assigned} was assigned, which isn't served: \
+                 remove that machine or choose another name"
+            );
+            Some((reasons::NAME_TAKEN, because(&text)))
+        }
+        Phase::Certificate => {
+            let text = "the certificate is being issued";
+            let why = if report.certificate_error.is_empty() {
+                &report.reason
+            } else {
+                &report.certificate_error
+            };
+            let message = if why.is_empty() {
+                text.to_owned()
+            } else {
+                format!("{text}: {why}")
+            };
+            Some((reasons::CERTIFICATE_PENDING, message))
+        }
+        Phase::Draining => Some((reasons::PENDING, because("the replica is leaving"))),
+    }
+}
+
+/// Whether a reason is a step on the way, which is nobody's fault.
+pub fn is_progress(reason: &str) -> bool {
+    [reasons::PENDING, reasons::DELETING, reasons::CERTIFICATE_PENDING].contains(&reason)
+}

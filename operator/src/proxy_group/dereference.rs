@@ -1,0 +1,174 @@
+//! Reads all that a group's plan is made of, from the stores.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use postern_crds::{ProxyClass, ProxyGroup, Tailnet};
+use postern_proxy_config::{
+    group::{CONFIG_KEY, Name, Shard},
+    names, parse,
+    report::Report,
+};
+
+use crate::{
+    ingress,
+    labels::{GROUP, ROLE, ROLE_OWN_CERTIFICATE, is_ours, label},
+    model::Claim,
+    name::{
+        claims::{self, Claims},
+        judge::{self, Judgement},
+    },
+    record::Record,
+    report,
+    stores::{Filter, Stores},
+    tailnet_ingress,
+};
+
+/// All that a group's plan is made of.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// The group.
+    pub group: Arc<ProxyGroup>,
+    /// Its Tailnet.
+    pub tailnet: Option<Arc<Tailnet>>,
+    /// Its ProxyClass, if it names one that exists.
+    pub class: Option<Arc<ProxyClass>>,
+    /// Every claim on a name of the group, decided.
+    pub claims: Vec<Decided>,
+    /// Devices by name.
+    pub records: BTreeMap<String, Record>,
+    /// What is configured now, by name.
+    pub before: BTreeMap<String, Name>,
+    /// Secrets of these names are there and ours.
+    pub secrets: Vec<String>,
+    /// Copies of certificates for this group.
+    pub own_certificates: Vec<String>,
+    /// Secrets that have a name that we need and aren't ours.
+    pub foreign: Vec<String>,
+    /// What the replicas say.
+    pub reports: Vec<Report>,
+    /// Its pods.
+    pub workload: Option<Arc<StatefulSet>>,
+}
+
+/// A claim and what became of it.
+#[derive(Debug, Clone)]
+pub struct Decided {
+    /// What an object asks for.
+    pub claim: Claim,
+    /// What became of it.
+    pub judgement: Judgement,
+    /// After a broken change, the name that the object had before and may keep.
+    pub keeps: Option<String>,
+}
+
+/// Reads.
+pub fn dereference(stores: &Stores, group: &Arc<ProxyGroup>) -> Inputs {
+    let name = group.name_any();
+    let replicas = u32::try_from(group.spec.replicas).unwrap_or(1);
+    let records: BTreeMap<_, _> = (stores.node_secrets(&Filter::Group(&name)).iter())
+        .filter_map(|secret| Record::of(secret))
+        .map(|record| (record.hostname.clone(), record))
+        .collect();
+    let before = configured(stores, &name);
+    let owners = Claims::collect(stores);
+    let claims = (claims_of(stores, &name).into_iter())
+        .map(|claim| {
+            let judgement = judge::judge(&claim, &owners, stores);
+            let keeps = judgement
+                .accepted
+                .is_err()
+                .then(|| keeps(stores, group, &owners, &claim, &before))
+                .flatten();
+            Decided {
+                claim,
+                judgement,
+                keeps,
+            }
+        })
+        .collect();
+    let (secrets, foreign) =
+        (stores.secrets.state().iter()).fold((Vec::new(), Vec::new()), |mut lists, secret| {
+            let list = if is_ours(&**secret) {
+                &mut lists.0
+            } else {
+                &mut lists.1
+            };
+            list.push(secret.name_any());
+            lists
+        });
+    Inputs {
+        tailnet: stores.tailnet(&group.spec.tailnet_ref.name),
+        class: (group.spec.proxy_class_name.as_ref())
+            .and_then(|class| stores.proxy_classes.get(&ObjectRef::new(class))),
+        claims,
+        records,
+        before,
+        own_certificates: own_certificates(stores, &name),
+        secrets,
+        foreign,
+        reports: report::reports(stores, &name, replicas),
+        workload: stores
+            .stateful_sets
+            .get(&ObjectRef::new(&name).within(&stores.namespace)),
+        group: Arc::clone(group),
+    }
+}
+
+/// Every claim on a name of a group, oldest first.
+pub fn claims_of(stores: &Stores, group: &str) -> Vec<Claim> {
+    let tailnet_ingresses = (stores.tailnet_ingresses.state().into_iter())
+        .filter(|object| tailnet_ingress::validate::group(object) == group)
+        .map(|object| tailnet_ingress::validate::claim(&object));
+    let ingresses = (stores.our_ingresses().into_iter())
+        .filter(|object| ingress::validate::group(object) == group)
+        .map(|object| ingress::validate::claim(&object));
+    let mut claims: Vec<_> = tailnet_ingresses.chain(ingresses).collect();
+    claims.sort_by(|a, b| (a.created, &a.owner.uid).cmp(&(b.created, &b.owner.uid)));
+    claims
+}
+
+fn configured(stores: &Stores, group: &str) -> BTreeMap<String, Name> {
+    (0..names::SHARDS)
+        .filter_map(|shard| {
+            let map = stores.config_map(&names::shard(group, shard))?;
+            Some(
+                parse::parse::<Shard>(map.data.as_ref()?.get(CONFIG_KEY)?)
+                    .ok()?
+                    .value
+                    .names,
+            )
+        })
+        .flatten()
+        .collect()
+}
+
+/// A broken change loses nothing: the name goes on as it was, while nobody else has a right to it.
+fn keeps(
+    stores: &Stores,
+    group: &ProxyGroup,
+    owners: &Claims,
+    claim: &Claim,
+    before: &BTreeMap<String, Name>,
+) -> Option<String> {
+    let (key, _) = before
+        .iter()
+        .find(|(_, name)| name.owner.uid == claim.owner.uid)?;
+    let hostname = key.parse().ok()?;
+    let owner = owners.owner(&group.spec.tailnet_ref.name, &hostname);
+    let free = owner.is_none_or(|owner| owner.uid == claim.owner.uid);
+    let permitted = claims::permit(stores, group, &claim.owner.namespace, &hostname).is_ok();
+    (free && permitted).then(|| key.clone())
+}
+
+fn own_certificates(stores: &Stores, group: &str) -> Vec<String> {
+    let mut copies: Vec<_> = (stores.secrets.state().iter())
+        .filter(|secret| {
+            label(&***secret, ROLE) == Some(ROLE_OWN_CERTIFICATE) && label(&***secret, GROUP) == Some(group)
+        })
+        .map(|secret| secret.name_any())
+        .collect();
+    copies.sort();
+    copies
+}

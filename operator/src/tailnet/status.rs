@@ -1,0 +1,103 @@
+//! Tells a Tailnet's status.
+
+use kube::{Api, ResourceExt};
+use postern_crds::{
+    Tailnet, TailnetStatus,
+    conditions::{HTTPS_AVAILABLE, READY, reasons},
+};
+use postern_proxy_config::report::Phase;
+
+use crate::{
+    apply::{self, ApplyError},
+    conditions::{self, Said},
+    context::{Context, reference},
+    events::Remark,
+    model::Problem,
+    name::judge::issues_certificates,
+    tailnet::{dereference::Inputs, validate::Valid},
+    tailnet_api::Error,
+};
+
+/// Writes the status if it changed, and says when the summary did.
+///
+/// # Errors
+/// When it can't be written.
+pub async fn tell(
+    context: &Context,
+    api: &Api<Tailnet>,
+    inputs: &Inputs,
+    valid: Result<&Valid, &Problem>,
+    probe: Option<Result<(), Error>>,
+) -> Result<(), ApplyError> {
+    let tailnet = &inputs.tailnet;
+    let said = [ready(inputs, valid, probe), https(inputs)];
+    let before = tailnet.status.clone().unwrap_or_default();
+    let generation = tailnet.metadata.generation.unwrap_or_default();
+    let status = TailnetStatus {
+        conditions: conditions::merge(&before.conditions, &said, generation, (context.clock)()),
+        proxy_groups: inputs.groups.clone(),
+    };
+    if status == before {
+        return Ok(());
+    }
+    apply::status(api, &tailnet.name_any(), &status).await?;
+    context.metrics.status_patch("Tailnet");
+    let [ready, _] = said;
+    let remark = Remark {
+        topic: READY.into(),
+        warning: !ready.holds() && ready.reason != reasons::PENDING,
+        reason: ready.reason.into(),
+        note: ready.message,
+    };
+    context.events.say(&reference(&**tailnet), &[remark]).await;
+    Ok(())
+}
+
+fn ready(inputs: &Inputs, valid: Result<&Valid, &Problem>, probe: Option<Result<(), Error>>) -> Said {
+    if inputs.tailnet.metadata.deletion_timestamp.is_some() {
+        let users = inputs.groups.join(", ");
+        let message = format!(
+            "it is being deleted, but used by the ProxyGroups {users}: delete them or what they serve"
+        );
+        return Said::no(READY, reasons::IN_USE, message);
+    }
+    match (valid, probe) {
+        (Err(problem), _) => Said::no(READY, problem.reason, problem.to_string()),
+        (Ok(_), None) => Said::no(READY, reasons::PENDING, "the credentials are being copied"),
+        (Ok(_), Some(Ok(()))) => Said::yes(READY, reasons::READY, "the credentials can be used"),
+        (Ok(_), Some(Err(error))) => {
+            let reason = match error {
+                Error::Refused { .. } => reasons::CREDENTIALS_REFUSED,
+                Error::Unreachable(_)
+                | Error::Failed { .. }
+                | Error::Answer { .. }
+                | Error::OtherDevice { .. } => reasons::API_UNAVAILABLE,
+            };
+            Said::no(READY, reason, error.to_string())
+        }
+    }
+}
+
+fn https(inputs: &Inputs) -> Said {
+    if !issues_certificates(&inputs.tailnet) {
+        let message = "Headscale issues no certificates: name a Secret with one in spec.tls of each object";
+        return Said::no(HTTPS_AVAILABLE, reasons::CERTIFICATE_REQUIRED, message);
+    }
+    let names = || inputs.reports.iter().flat_map(|report| report.names.values());
+    if names().any(|name| name.https_available) {
+        Said::yes(
+            HTTPS_AVAILABLE,
+            reasons::READY,
+            "the coordination server offers certificates",
+        )
+    } else if names().any(|name| name.phase >= Phase::Certificate) {
+        let message = "the coordination server offers no certificates: turn on HTTPS for the tailnet";
+        Said::no(HTTPS_AVAILABLE, reasons::CERTIFICATE_REQUIRED, message)
+    } else {
+        Said::unknown(
+            HTTPS_AVAILABLE,
+            reasons::UNKNOWN,
+            "no node has been on the tailnet yet",
+        )
+    }
+}

@@ -1,0 +1,27 @@
+//! TailnetIngress: a front end with conditions.
+
+pub mod status;
+pub mod validate;
+
+use std::sync::Arc;
+
+use kube::{Api, ResourceExt, runtime::controller::Action};
+use postern_crds::TailnetIngress;
+
+use crate::{
+    context::{Context, Error, look_again},
+    name,
+};
+
+/// Brings one object a step further.
+///
+/// # Errors
+/// When the API server can't be asked or told; faults of the object are conditions.
+pub async fn reconcile(object: Arc<TailnetIngress>, context: Arc<Context>) -> Result<Action, Error> {
+    let api =
+        Api::<TailnetIngress>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
+    let claim = validate::claim(&object);
+    let view = name::reconcile(&context, &api, &*object, claim, true).await?;
+    status::tell(&context, &api, &object, &view).await?;
+    Ok(look_again(&*object))
+}

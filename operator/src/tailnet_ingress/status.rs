@@ -1,0 +1,63 @@
+//! Tells a TailnetIngress's status: conditions, where it answers, and Events when the summary changes.
+
+use kube::{Api, ResourceExt};
+use postern_crds::{TailnetIngress, TailnetIngressStatus, conditions::READY};
+
+use crate::{
+    apply::{self, ApplyError},
+    conditions::{self, Status},
+    context::{Context, reference},
+    events::Remark,
+    name::status::View,
+};
+
+/// Writes the status if it changed.
+///
+/// # Errors
+/// When it can't be written.
+pub async fn tell(
+    context: &Context,
+    api: &Api<TailnetIngress>,
+    object: &TailnetIngress,
+    view: &View,
+) -> Result<(), ApplyError> {
+    let before = object.status.clone().unwrap_or_default();
+    let status = status(&before, view, (context.clock)());
+    if status == before {
+        return Ok(());
+    }
+    apply::status(api, &object.name_any(), &status).await?;
+    context.metrics.status_patch("TailnetIngress");
+    let said = crate::name::status::conditions(view);
+    let remarks: Vec<_> = (said.iter().filter(|said| said.type_ == READY))
+        .map(|said| Remark {
+            topic: READY.into(),
+            warning: said.status == Status::False && !crate::name::status::is_progress(said.reason),
+            reason: said.reason.into(),
+            note: said.message.clone(),
+        })
+        .collect();
+    context.events.say(&reference(object), &remarks).await;
+    Ok(())
+}
+
+fn status(before: &TailnetIngressStatus, view: &View, now: jiff::Timestamp) -> TailnetIngressStatus {
+    let said = crate::name::status::conditions(view);
+    let report = view.report.as_ref();
+    let hostname = report.and_then(|report| report.assigned_name.clone());
+    TailnetIngressStatus {
+        conditions: conditions::merge(&before.conditions, &said, view.claim.generation, now),
+        url: hostname.as_ref().map(|hostname| format!("https://{hostname}")),
+        hostname,
+        addresses: report
+            .iter()
+            .flat_map(|r| &r.addresses)
+            .map(ToString::to_string)
+            .collect(),
+        node_id: (report.and_then(|report| report.node_id.clone()))
+            .or_else(|| view.record.as_ref().and_then(|record| record.node_id.clone())),
+        certificate_expires: report
+            .and_then(|report| report.certificate_expires)
+            .and_then(|time| jiff::Timestamp::from_second(time.as_second()).ok()),
+    }
+}

@@ -1,0 +1,336 @@
+//! Whom a change concerns. Pure: stores and the changed object in, what to look at again out.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{ConfigMap, Namespace, Pod, Secret, Service},
+    networking::v1::{Ingress, IngressClass},
+};
+use kube::ResourceExt;
+use postern_crds::{ProxyClass, ProxyGroup, Tailnet, TailnetIngress};
+
+use crate::{
+    ingress,
+    labels::{
+        GROUP, HOSTNAME, OWNER, ROLE, ROLE_CREDENTIALS, ROLE_NODE, ROLE_OWN_CERTIFICATE, annotation, label,
+    },
+    stores::{Filter, Stores},
+    tailnet, tailnet_ingress,
+};
+
+/// Something to look at again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Woken {
+    /// By name.
+    Tailnet(String),
+    /// By name.
+    ProxyGroup(String),
+    /// By namespace and name.
+    TailnetIngress {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// By namespace and name.
+    Ingress {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// By the name of its record.
+    Device(String),
+}
+
+pub fn tailnet(stores: &Stores, object: &Tailnet) -> Vec<Woken> {
+    let name = object.name_any();
+    let mut woken = vec![Woken::Tailnet(name.clone())];
+    for group in stores
+        .proxy_groups
+        .state_filter(|group| group.spec.tailnet_ref.name == name)
+    {
+        woken.push(Woken::ProxyGroup(group.name_any()));
+        woken.extend(members(stores, &group.name_any()));
+    }
+    woken
+}
+
+pub fn proxy_class(stores: &Stores, object: &ProxyClass) -> Vec<Woken> {
+    let name = Some(object.name_any());
+    let users = stores
+        .proxy_groups
+        .state_filter(|group| group.spec.proxy_class_name == name);
+    users
+        .iter()
+        .map(|group| Woken::ProxyGroup(group.name_any()))
+        .collect()
+}
+
+pub fn proxy_group(stores: &Stores, object: &ProxyGroup) -> Vec<Woken> {
+    let name = object.name_any();
+    let mut woken = vec![
+        Woken::ProxyGroup(name.clone()),
+        Woken::Tailnet(object.spec.tailnet_ref.name.clone()),
+    ];
+    woken.extend(members(stores, &name));
+    woken
+}
+
+pub fn tailnet_ingress(stores: &Stores, object: &TailnetIngress) -> Vec<Woken> {
+    let mut woken = vec![
+        key(object),
+        Woken::ProxyGroup(tailnet_ingress::validate::group(object)),
+    ];
+    woken.extend(rivals(stores, &tailnet_ingress::validate::hostname_text(object)));
+    woken
+}
+
+pub fn ingress(stores: &Stores, object: &Ingress) -> Vec<Woken> {
+    let mut woken = vec![
+        ingress_key(object),
+        Woken::ProxyGroup(ingress::validate::group(object)),
+    ];
+    woken.extend(rivals(stores, &ingress::validate::hostname_text(object).1));
+    woken
+}
+
+pub fn ingress_class(stores: &Stores, object: &IngressClass) -> Vec<Woken> {
+    let class = Some(object.name_any());
+    let users = stores.ingresses.state_filter(|ingress| {
+        ingress
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.ingress_class_name.clone())
+            == class
+    });
+    users
+        .iter()
+        .flat_map(|ingress| {
+            [
+                ingress_key(ingress),
+                Woken::ProxyGroup(ingress::validate::group(ingress)),
+            ]
+        })
+        .collect()
+}
+
+/// Backends are of the same namespace, and an object may wait for one that isn't there yet.
+pub fn service(stores: &Stores, object: &Service) -> Vec<Woken> {
+    let namespace = object.namespace();
+    let mut woken = Vec::new();
+    for user in stores
+        .tailnet_ingresses
+        .state_filter(|user| user.namespace() == namespace)
+    {
+        woken.extend([
+            key(&user),
+            Woken::ProxyGroup(tailnet_ingress::validate::group(&user)),
+        ]);
+    }
+    for user in stores
+        .our_ingresses()
+        .iter()
+        .filter(|user| user.namespace() == namespace)
+    {
+        woken.extend([
+            ingress_key(user),
+            Woken::ProxyGroup(ingress::validate::group(user)),
+        ]);
+    }
+    unique(woken)
+}
+
+pub fn namespace(stores: &Stores, object: &Namespace) -> Vec<Woken> {
+    // Its labels matter where a group selects by them.
+    let selecting = stores
+        .proxy_groups
+        .state_filter(|group| group.spec.allowed_namespaces.selector.is_some());
+    let name = object.name_any();
+    selecting
+        .iter()
+        .flat_map(|group| {
+            let group = group.name_any();
+            let mut woken: Vec<_> = (members(stores, &group).into_iter())
+                .filter(|woken| match woken {
+                    Woken::TailnetIngress { namespace, .. } | Woken::Ingress { namespace, .. } => {
+                        *namespace == name
+                    }
+                    Woken::Tailnet(_) | Woken::ProxyGroup(_) | Woken::Device(_) => false,
+                })
+                .collect();
+            woken.push(Woken::ProxyGroup(group));
+            woken
+        })
+        .collect()
+}
+
+pub fn secret(stores: &Stores, object: &Secret) -> Vec<Woken> {
+    let group = || label(object, GROUP).map(|group| Woken::ProxyGroup(group.to_owned()));
+    match label(object, ROLE) {
+        Some(ROLE_NODE) => {
+            let mut woken = vec![Woken::Device(object.name_any())];
+            woken.extend(group());
+            woken.extend(owner(object));
+            woken.extend(rivals(stores, label(object, HOSTNAME).unwrap_or_default()));
+            woken
+        }
+        Some(ROLE_OWN_CERTIFICATE) => owner(object).into_iter().chain(group()).collect(),
+        Some(ROLE_CREDENTIALS) => stores
+            .tailnets
+            .state()
+            .iter()
+            .map(|tailnet| Woken::Tailnet(tailnet.name_any()))
+            .collect(),
+        Some(_) => group().into_iter().collect(),
+        None => {
+            let name = object.name_any();
+            let users = stores
+                .tailnets
+                .state_filter(|tailnet| tailnet::dereference::names(tailnet).contains(&name));
+            users
+                .iter()
+                .map(|tailnet| Woken::Tailnet(tailnet.name_any()))
+                .collect()
+        }
+    }
+}
+
+/// Configuration that somebody else changed concerns its group; a report also all that it speaks of.
+pub fn config_map(stores: &Stores, object: &ConfigMap) -> Vec<Woken> {
+    let Some(group) = label(object, GROUP) else {
+        return Vec::new();
+    };
+    let mut woken = vec![Woken::ProxyGroup(group.to_owned())];
+    if object.name_any().ends_with("-report") {
+        woken.extend(members(stores, group));
+        woken.extend(
+            stores
+                .proxy_group(group)
+                .map(|g| Woken::Tailnet(g.spec.tailnet_ref.name.clone())),
+        );
+    } else {
+        // A device waits until its name is out of the configuration.
+        woken.extend(devices(stores, group));
+    }
+    woken
+}
+
+pub fn stateful_set(_: &Stores, object: &StatefulSet) -> Vec<Woken> {
+    label(object, GROUP)
+        .map(|group| Woken::ProxyGroup(group.to_owned()))
+        .into_iter()
+        .collect()
+}
+
+/// A device may go when its pod is gone.
+pub fn pod(stores: &Stores, object: &Pod) -> Vec<Woken> {
+    label(object, GROUP)
+        .map(|group| devices(stores, group))
+        .unwrap_or_default()
+}
+
+/// All there is.
+pub fn everything(stores: &Stores) -> Vec<Woken> {
+    let mut woken: Vec<_> = stores
+        .tailnets
+        .state()
+        .iter()
+        .map(|t| Woken::Tailnet(t.name_any()))
+        .collect();
+    woken.extend(
+        stores
+            .proxy_groups
+            .state()
+            .iter()
+            .map(|g| Woken::ProxyGroup(g.name_any())),
+    );
+    woken.extend(stores.tailnet_ingresses.state().iter().map(|object| key(object)));
+    woken.extend(stores.ingresses.state().iter().map(|object| ingress_key(object)));
+    let records = stores
+        .secrets
+        .state_filter(|secret| label(secret, ROLE) == Some(ROLE_NODE));
+    woken.extend(records.iter().map(|record| Woken::Device(record.name_any())));
+    woken
+}
+
+/// Everything that a group serves.
+fn members(stores: &Stores, group: &str) -> Vec<Woken> {
+    let tailnet_ingresses = stores
+        .tailnet_ingresses
+        .state_filter(|object| tailnet_ingress::validate::group(object) == group);
+    let mut woken: Vec<_> = tailnet_ingresses.iter().map(|object| key(object)).collect();
+    woken.extend(
+        (stores.our_ingresses().iter())
+            .filter(|object| ingress::validate::group(object) == group)
+            .map(|object| ingress_key(object)),
+    );
+    woken.extend(devices(stores, group));
+    woken
+}
+
+fn devices(stores: &Stores, group: &str) -> Vec<Woken> {
+    stores
+        .node_secrets(&Filter::Group(group))
+        .iter()
+        .map(|record| Woken::Device(record.name_any()))
+        .collect()
+}
+
+/// Whoever claims a name, and their groups: when one lets it go, another may have it.
+fn rivals(stores: &Stores, hostname: &str) -> Vec<Woken> {
+    let tailnet_ingresses: Vec<Arc<TailnetIngress>> = stores
+        .tailnet_ingresses
+        .state_filter(|object| tailnet_ingress::validate::hostname_text(object) == hostname);
+    let mut woken: Vec<_> = (tailnet_ingresses.iter())
+        .flat_map(|object| {
+            [
+                key(object),
+                Woken::ProxyGroup(tailnet_ingress::validate::group(object)),
+            ]
+        })
+        .collect();
+    woken.extend(
+        (stores.our_ingresses().iter())
+            .filter(|object| ingress::validate::hostname_text(object).1 == hostname)
+            .flat_map(|object| {
+                [
+                    ingress_key(object),
+                    Woken::ProxyGroup(ingress::validate::group(object)),
+                ]
+            }),
+    );
+    unique(woken)
+}
+
+/// The object that a Secret was made for.
+fn owner(secret: &Secret) -> Option<Woken> {
+    let mut parts = annotation(secret, OWNER)?.splitn(3, '/');
+    let (kind, namespace, name) = (parts.next()?, parts.next()?.to_owned(), parts.next()?.to_owned());
+    match kind {
+        "TailnetIngress" => Some(Woken::TailnetIngress { namespace, name }),
+        "Ingress" => Some(Woken::Ingress { namespace, name }),
+        _ => None,
+    }
+}
+
+fn key(object: &TailnetIngress) -> Woken {
+    Woken::TailnetIngress {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+    }
+}
+
+fn ingress_key(object: &Ingress) -> Woken {
+    Woken::Ingress {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+    }
+}
+
+fn unique(mut woken: Vec<Woken>) -> Vec<Woken> {
+    woken.sort();
+    woken.dedup();
+    woken
+}
