@@ -156,8 +156,7 @@ impl Session {
         let hostinfo = self.identity.hostinfo(&self.local.borrow());
         let nl_key = self.identity.nl_key();
         let request = login.request(&self.state, &self.config, nl_key, hostinfo);
-        let mut keys = vec![request.old_node_key, request.node_key];
-        keys.retain(|key| !key.is_zero());
+        let keys = [request.node_key];
         let exchange = async {
             let response = client.post_json("/machine/register", &keys, &request).await?;
             if response.status() == StatusCode::TOO_MANY_REQUESTS {
@@ -229,7 +228,7 @@ impl Session {
                 self.login.get_or_insert_default();
             }
             // The server may have another key than when we asked.
-            SessionError::Noise(_) | SessionError::Upgrade { .. } => self.server_key = None,
+            SessionError::Noise(_) => self.server_key = None,
             _ => {}
         }
         let wait = match error {
