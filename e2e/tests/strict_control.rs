@@ -74,6 +74,7 @@ fn renamed(space: &Space<'_>) -> Result<()> {
 
 fn filter(space: &Space<'_>) -> Result<()> {
     let (_, url) = space.app()?;
+    Fetch::get("bob", &url).send()?;
     let set = |rules: serde_json::Value| Control.call("PUT", "/admin/filter", Some(&rules));
     set(json!([]))?;
     let denied = wait::until("the filter to deny", Duration::from_secs(15), || {
