@@ -8,6 +8,7 @@ use crate::space::Space;
 
 pub(crate) const TESTS: &[Test] = &[
     Test::beside("pods_run_in_a_namespace_that_enforces_restricted", restricted),
+    Test::beside("the_examples_are_accepted_by_the_api_server", examples),
     Test::beside("accounts_can_do_what_they_must_and_nothing_else", matrix),
 ];
 
@@ -53,6 +54,24 @@ fn restricted(space: &Space<'_>) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+fn examples(space: &Space<'_>) -> Result<()> {
+    for namespace in ["monitoring", "ai"] {
+        space.cluster().apply(&postern_e2e::app::namespace(namespace))?;
+    }
+    let folder = space.env.lab.tree.join("examples").display().to_string();
+    let said = space.cluster().run(&[
+        "apply",
+        "--server-side",
+        "--dry-run=server",
+        "--validate=strict",
+        "--filename",
+        &folder,
+    ])?;
+    ensure!(!said.contains("Warning"), "{said}");
+    space.note(format!("{} objects", said.lines().count()));
     Ok(())
 }
 

@@ -145,14 +145,14 @@ fn passes(env: &Env, test: &Test) -> bool {
             true
         }
         Err(error) => {
+            let kept =
+                keep_artifacts(env, test, &space).unwrap_or_else(|error| format!("no artifacts: {error:#}"));
+            // In one piece: others print too.
             println!(
                 "FAIL  {:<64} {took:>10}\n{}",
                 test.name,
-                indented(&format!("{error:#}"))
+                indented(&format!("{error:#}\n{kept}"))
             );
-            if let Err(error) = keep_artifacts(env, test, &space) {
-                println!("      no artifacts: {error:#}");
-            }
             space.delete();
             false
         }
@@ -160,7 +160,8 @@ fn passes(env: &Env, test: &Test) -> bool {
 }
 
 /// What explains a failure goes to `log/e2e/TEST`; the end of it is shown.
-fn keep_artifacts(env: &Env, test: &Test, space: &Space<'_>) -> Result<()> {
+fn keep_artifacts(env: &Env, test: &Test, space: &Space<'_>) -> Result<String> {
+    let mut said = String::new();
     let folder = env.lab.logs().join("e2e").join(test.name);
     fs::create_dir_all(&folder)?;
     let of_space = ["--namespace", space.namespace.as_str()];
@@ -212,11 +213,11 @@ fn keep_artifacts(env: &Env, test: &Test, space: &Space<'_>) -> Result<()> {
         ),
     ] {
         let mut kubectl = env.cluster.kubectl();
-        let said = command::output(kubectl.arg("--request-timeout=10s").args(arguments).args(scope));
-        let text = said.unwrap_or_else(|error| format!("{error:#}"));
+        let output = command::output(kubectl.arg("--request-timeout=10s").args(arguments).args(scope));
+        let text = output.unwrap_or_else(|error| format!("{error:#}"));
         fs::write(folder.join(file), &text)?;
         if shown > 0 {
-            println!("      --- {file}\n{}", indented(&tail(&text, shown)));
+            said += &format!("--- {file}\n{}\n", tail(&text, shown));
         }
     }
     let devices = postern_e2e::control::Control
@@ -226,8 +227,7 @@ fn keep_artifacts(env: &Env, test: &Test, space: &Space<'_>) -> Result<()> {
         folder.join("devices"),
         devices.map_or_else(|error| format!("{error:#}"), |text| text.unwrap_or_default()),
     )?;
-    println!("      all of it: {}", folder.display());
-    Ok(())
+    Ok(said + &format!("all of it: {}", folder.display()))
 }
 
 fn indented(text: &str) -> String {
