@@ -299,8 +299,8 @@ impl Inner {
                     let retry_at = known
                         .failures
                         .add(error.seen_by_authority(), error.retry_after(), now);
-                    tracing::warn!(%name, %error, %retry_at, "Could not get a certificate");
                     let reason = chain_of(&error);
+                    tracing::warn!(%name, reason, %retry_at, "Could not get a certificate");
                     known.failed = Some(Failed { reason, retry_at });
                 }
             }

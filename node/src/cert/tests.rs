@@ -342,3 +342,37 @@ async fn a_name_that_is_none_is_refused() {
     );
     rig.certs.get(DOMAIN).await.unwrap_err();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_nobody_asks_for_is_renewed_too() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![DOMAIN.to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2100, 1, 1);
+    let store = memory();
+    let name = Name::parse(DOMAIN).unwrap();
+    let chain = params.self_signed(&key).unwrap().pem().into_bytes();
+    let pair = [
+        (name.keys().0, chain),
+        (name.keys().1, key.serialize_pem().into_bytes()),
+    ];
+    store.write(pair.into()).await.unwrap();
+    let control = Control {
+        pebble: None,
+        dns: Dns::Refuse,
+        calls: AtomicUsize::new(0),
+        store,
+    };
+    let rig = Rig::new("https://127.0.0.1:1/dir", &[], control);
+    rig.certs.get(DOMAIN).await.unwrap();
+    assert!(rig.settled().await.failed.is_none(), "nothing is due yet");
+
+    rig.set_time("2090-01-01T00:00:00Z".parse().unwrap());
+    let known = rig.certs.0.known(&name).await.unwrap();
+    let mut changes = known.subscribe();
+    let tried = changes.wait_for(|known| known.failed.is_some());
+    // On the paused clock hours are nothing.
+    let tried = tokio::time::timeout(CHECK_INTERVAL * 3, tried).await;
+    tried.expect("a renewal is tried").unwrap();
+    rig.certs.get(DOMAIN).await.expect("the old one is still valid");
+}

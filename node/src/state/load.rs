@@ -1,5 +1,7 @@
 //! Reading and writing a [`NodeState`] in a store.
 
+use zeroize::Zeroizing;
+
 use super::{NodeState, STATE_KEY, StateError, StateStore, tailscaled};
 
 impl NodeState {
@@ -10,10 +12,10 @@ impl NodeState {
     /// When the store fails, or holds a state that makes no sense or is of a newer layout.
     pub async fn load(store: &dyn StateStore) -> Result<Self, StateError> {
         if let Some(bytes) = store.read(STATE_KEY).await? {
-            return Self::parse(&bytes);
+            return Self::parse(&Zeroizing::new(bytes));
         }
         let state = match store.read(tailscaled::KEY).await? {
-            Some(bytes) => tailscaled::take_over(&bytes)?,
+            Some(bytes) => tailscaled::take_over(&Zeroizing::new(bytes))?,
             None => Self::generate().map_err(|error| StateError::Io {
                 action: "generate",
                 what: "a new identity".to_owned(),
