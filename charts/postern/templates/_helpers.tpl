@@ -1,0 +1,48 @@
+{{- define "postern.labels" -}}
+app.kubernetes.io/name: postern-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: postern
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "postern.selector" -}}
+app.kubernetes.io/name: postern-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "postern.image" -}}
+{{ .image.repository }}:{{ .image.tag | default .appVersion }}
+{{- end }}
+
+{{- /* What Pod Security `restricted` asks of a pod, and of a container. */}}
+{{- define "postern.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile: { type: RuntimeDefault }
+{{- end }}
+
+{{- define "postern.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: { drop: [ALL] }
+{{- end }}
+
+{{- define "postern.environment" -}}
+- name: POD_NAME
+  valueFrom: { fieldRef: { fieldPath: metadata.name } }
+- name: POSTERN_NAMESPACE
+  valueFrom: { fieldRef: { fieldPath: metadata.namespace } }
+- name: POSTERN_PROXY_IMAGE
+  value: {{ include "postern.image" (dict "image" .Values.proxy.image "appVersion" .Chart.AppVersion) | quote }}
+- name: POSTERN_PULL_POLICY
+  value: {{ .Values.proxy.pullPolicy }}
+- name: POSTERN_PROXY_LOG
+  value: {{ .Values.proxy.logLevel | quote }}
+- name: RUST_LOG
+  value: {{ .Values.operator.logLevel | quote }}
+{{- end }}
