@@ -343,6 +343,90 @@ async fn a_name_that_is_none_is_refused() {
     rig.certs.get(DOMAIN).await.unwrap_err();
 }
 
+#[tokio::test]
+async fn the_authoritys_pause_is_kept() {
+    let (ca, chain, key) = pebble::api_certificate();
+    let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let authority = busy_authority(&chain, &key, &tasks, cancel.clone()).await;
+    let control = Control {
+        pebble: None,
+        dns: Dns::Refuse,
+        calls: AtomicUsize::new(0),
+        store: memory(),
+    };
+    let rig = Rig::new(&format!("https://{authority}/dir"), &[ca], control);
+    let (reason, retry_at) = rig.error().await;
+    assert!(reason.contains("too many orders"), "{reason}");
+    let pause = retry_at.unwrap().duration_since(Timestamp::now()).as_secs();
+    assert!((7000..=7200).contains(&pause), "{pause}");
+    cancel.cancel();
+}
+
+/// An authority that has had enough of us: every order gets 429 with a pause of two hours.
+async fn busy_authority(
+    chain: &str,
+    key: &str,
+    tasks: &TaskTracker,
+    cancel: CancellationToken,
+) -> std::net::SocketAddr {
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let tls =
+        rustls::ServerConfig::builder_with_provider(tls::provider()).with_safe_default_protocol_versions();
+    let tls = tls
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let tls = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let serve = async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut stream = tls.accept(tcp).await.unwrap();
+            let mut request = vec![0; 8192];
+            let length = stream.read(&mut request).await.unwrap();
+            let path = String::from_utf8_lossy(&request[..length]);
+            let path = path.split(' ').nth(1).unwrap();
+            let url = |name: &str| format!("https://{address}/{name}");
+            let (head, body) = match path {
+                "/dir" => (
+                    "200 OK",
+                    serde_json::json!({"newNonce": url("nonce"), "newAccount": url("account"), "newOrder": url("order")}),
+                ),
+                "/nonce" => ("200 OK", serde_json::json!({})),
+                "/account" => (
+                    "201 Created\r\nLocation: https://127.0.0.1/account/1",
+                    serde_json::json!({}),
+                ),
+                _ => (
+                    "429 Too Many Requests\r\nRetry-After: 7200",
+                    serde_json::json!({
+                    "type": "urn:ietf:params:acme:error:rateLimited", "detail": "too many orders"}),
+                ),
+            };
+            let body = if path == "/nonce" {
+                String::new()
+            } else {
+                body.to_string()
+            };
+            let length = body.len();
+            let answer =
+                format!("HTTP/1.1 {head}\r\nReplay-Nonce: bm9uY2U\r\nContent-Length: {length}\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let _ = stream.shutdown().await;
+        }
+    };
+    tasks.spawn(async move { cancel.run_until_cancelled(serve).await });
+    address
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_name_that_nobody_asks_for_is_renewed_too() {
     let key = rcgen::KeyPair::generate().unwrap();

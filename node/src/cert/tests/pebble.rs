@@ -134,7 +134,8 @@ fn free_ports<const N: usize>() -> [SocketAddr; N] {
     listeners.map(|listener| listener.local_addr().unwrap())
 }
 
-fn api_certificate() -> (CertificateDer<'static>, String, String) {
+/// A certificate for 127.0.0.1, after the authority that signed it: authority, chain and key.
+pub(super) fn api_certificate() -> (CertificateDer<'static>, String, String) {
     let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let mut ca = CertificateParams::new(vec![]).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
