@@ -384,3 +384,8 @@ pub trait C2n: Send + Sync + 'static {
 
 /// The node key in use; it changes when the node logs in again.
 pub type NodeKeyWatch = watch::Receiver<NodePrivate>;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

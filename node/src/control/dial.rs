@@ -61,3 +61,51 @@ async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     }
     Err(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    use super::*;
+    use crate::tls;
+
+    /// A TLS server for `localhost` on loopback that says `x`; its port and certificate.
+    async fn server() -> (u16, CertificateDer<'static>) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let cert = made.cert.der().clone();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                if let Ok(mut stream) = acceptor.accept(tcp).await {
+                    let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"x").await;
+                }
+            }
+        });
+        (port, cert)
+    }
+
+    #[tokio::test]
+    async fn certificates_are_checked_against_all_roots() {
+        let (port, cert) = server().await;
+        let to = Origin {
+            https: true,
+            host: "localhost".to_owned(),
+            port,
+        };
+        let knows = NetDialer::new(tls::client_config(tls::roots(&[cert])));
+        assert_eq!(knows.dial(&to).await.unwrap().read_u8().await.unwrap(), b'x');
+        let knows_not = NetDialer::new(tls::client_config(tls::roots(&[])));
+        let error = knows_not.dial(&to).await.err().unwrap();
+        assert!(error.to_string().contains("certificate"), "{error}");
+    }
+}

@@ -31,8 +31,8 @@ use crate::{
     tailcfg::RegisterResponse,
 };
 
-/// Dial, TLS, key, Noise and HTTP/2 together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Dial, TLS, key, Noise and HTTP/2 together (Go: 10 s).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two waits for a login, should the server not really wait.
 const FOLLOWUP_PAUSE: Duration = Duration::from_secs(1);
@@ -86,9 +86,11 @@ impl Session {
     }
 
     async fn attempt(&mut self) -> Result<Infallible, SessionError> {
-        let connection = timeout(CONNECT_TIMEOUT, self.connect())
-            .await
-            .unwrap_or_else(late("connect", CONNECT_TIMEOUT))?;
+        let connected = timeout(CONNECT_TIMEOUT, self.connect()).await;
+        let connection = connected
+            .unwrap_or_else(late("connect", CONNECT_TIMEOUT))
+            // The server may have another key than when we asked; Go's then doesn't answer at all.
+            .inspect_err(|_| self.server_key = None)?;
         self.log_in(connection.client()).await?;
         self.stream(&connection).await
     }
@@ -156,7 +158,8 @@ impl Session {
         let hostinfo = self.identity.hostinfo(&self.local.borrow());
         let nl_key = self.identity.nl_key();
         let request = login.request(&self.state, &self.config, nl_key, hostinfo);
-        let keys = [request.node_key];
+        let mut keys = vec![request.old_node_key, request.node_key];
+        keys.retain(|key| !key.is_zero());
         let exchange = async {
             let response = client.post_json("/machine/register", &keys, &request).await?;
             if response.status() == StatusCode::TOO_MANY_REQUESTS {
@@ -227,8 +230,6 @@ impl Session {
             SessionError::Answer { status, .. } if register::is_refusal(*status) => {
                 self.login.get_or_insert_default();
             }
-            // The server may have another key than when we asked.
-            SessionError::Noise(_) => self.server_key = None,
             _ => {}
         }
         let wait = match error {

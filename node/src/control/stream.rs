@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -67,10 +67,18 @@ impl Session {
             biased;
             end = maps => end,
             end = talk.updates() => match end {},
-            end = talk.requests(&mut self.requests) => Err(end),
+            done = talk.requests(&mut self.requests) => {
+                // The stream is not read meanwhile: it would tell that the node key has ended.
+                let result = talk.log_out().await;
+                let gone = result.is_ok();
+                let _ = done.send(result.map_err(ControlError::from));
+                Err(if gone { SessionError::LoggedOut } else { SessionError::StreamEnded })
+            }
         }
     }
 }
+
+type Done = oneshot::Sender<Result<(), ControlError>>;
 
 /// Tasks that end with the connection.
 struct Jobs {
@@ -138,8 +146,8 @@ impl Talk {
         }
     }
 
-    /// Serves the handles; ends when the node has logged out.
-    async fn requests(&self, requests: &mut mpsc::Receiver<Request>) -> SessionError {
+    /// Serves the handles; ends when one of them wants to log out.
+    async fn requests(&self, requests: &mut mpsc::Receiver<Request>) -> Done {
         loop {
             match requests.recv().await {
                 Some(Request::SetDns { name, value, done }) if !done.is_closed() => {
@@ -153,14 +161,7 @@ impl Talk {
                         tracing::warn!("Too many requests to control at once, one is dropped");
                     }
                 }
-                Some(Request::Logout { done }) if !done.is_closed() => {
-                    let result = self.log_out().await;
-                    let gone = result.is_ok();
-                    let _ = done.send(result.map_err(ControlError::from));
-                    if gone {
-                        return SessionError::LoggedOut;
-                    }
-                }
+                Some(Request::Logout { done }) if !done.is_closed() => return done,
                 Some(_) => {}
                 None => return pending().await,
             }

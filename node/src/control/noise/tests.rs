@@ -3,12 +3,12 @@ use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 
-/// The server's side, for tests: answers an initiation over `stream`.
+/// The server's side, for tests: answers an initiation over `stream`; `None` when it was for another key.
 pub(in crate::control) async fn respond<S>(
     server: &MachinePrivate,
     initiation: &[u8],
     mut stream: S,
-) -> NoiseStream<S>
+) -> Option<NoiseStream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -16,12 +16,15 @@ where
     assert_eq!(initiation[2..5], [TYPE_INITIATION, 0, 96]);
     let prologue = prologue(version);
     let mut state = builder(&prologue, server).unwrap().build_responder().unwrap();
-    state.read_message(&initiation[5..], &mut []).unwrap();
+    state.read_message(&initiation[5..], &mut []).ok()?;
     let mut answer = [0; HEADER + RESPONSE];
     answer[..HEADER].copy_from_slice(&[TYPE_RESPONSE, 0, RESPONSE as u8]);
     state.write_message(&[], &mut answer[HEADER..]).unwrap();
     stream.write_all(&answer).await.unwrap();
-    NoiseStream::new(stream, state.into_stateless_transport_mode().unwrap())
+    Some(NoiseStream::new(
+        stream,
+        state.into_stateless_transport_mode().unwrap(),
+    ))
 }
 
 async fn pair() -> (NoiseStream<DuplexStream>, NoiseStream<DuplexStream>) {
@@ -30,7 +33,7 @@ async fn pair() -> (NoiseStream<DuplexStream>, NoiseStream<DuplexStream>) {
     let server = MachinePrivate::generate().unwrap();
     let (handshake, initiation) = Handshake::initiate(&client, &server.public(), 113).unwrap();
     let (near, far) = tokio::join!(handshake.complete(near), respond(&server, &initiation, far));
-    (near.unwrap(), far)
+    (near.unwrap(), far.unwrap())
 }
 
 async fn answer(bytes: &[u8]) -> Result<NoiseStream<DuplexStream>, NoiseError> {

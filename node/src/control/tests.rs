@@ -1,0 +1,507 @@
+//! The whole session against a fake server, on paused time.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http::Method;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    fake::{Call, MapStream, Network, Server, server},
+    *,
+};
+use crate::{key::NodePublic, state::StateError};
+
+const OK: &str = r#"{"MachineAuthorized":true}"#;
+
+/// Remembers what was stored.
+#[derive(Default)]
+struct Store {
+    states: Mutex<Vec<NodeState>>,
+    broken: AtomicBool,
+}
+
+impl Persist for Store {
+    fn persist(&self, state: NodeState) -> crate::state::StoreFuture<'_, ()> {
+        Box::pin(async move {
+            if self.broken.load(Ordering::Relaxed) {
+                return Err(StateError::InUse {
+                    what: "store".to_owned(),
+                });
+            }
+            self.states.lock().unwrap().push(state);
+            Ok(())
+        })
+    }
+}
+
+impl Store {
+    fn last(&self) -> (NodePublic, bool) {
+        let states = self.states.lock().unwrap();
+        let last = states.last().unwrap();
+        (last.node_key.public(), last.registered)
+    }
+}
+
+struct Answers;
+impl C2n for Answers {}
+
+/// A session and everything around it.
+struct Lab {
+    network: Arc<Network>,
+    server: Server,
+    store: Arc<Store>,
+    local: watch::Sender<LocalState>,
+    control: Control,
+    node_key: NodeKeyWatch,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+fn lab(auth_key: Option<&str>, registered: bool) -> Lab {
+    let (network, server) = server();
+    let mut state = NodeState::generate().unwrap();
+    state.registered = registered;
+    let config = ControlConfig {
+        url: "http://control.test".to_owned(),
+        extra_roots: Vec::new(),
+        auth_key: auth_key.map(AuthKey::new),
+        force_login: false,
+        hostname: "h".to_owned(),
+        tags: Vec::new(),
+        ephemeral: false,
+    };
+    let store = Arc::new(Store::default());
+    let (local, watch) = watch::channel(LocalState::default());
+    let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+    let (control, node_key) = spawn_with(
+        Arc::clone(&network) as Arc<dyn Dial>,
+        config,
+        state,
+        Arc::clone(&store) as Arc<dyn Persist>,
+        Arc::new(Answers),
+        watch,
+        &tasks,
+        cancel.clone(),
+    );
+    Lab {
+        network,
+        server,
+        store,
+        local,
+        control,
+        node_key,
+        tasks,
+        cancel,
+    }
+}
+
+fn self_node(fields: &str) -> String {
+    let key = NodePublic::from_bytes([1; 32]);
+    format!(
+        r#"{{"Node":{{"ID":1,"Key":"{key}","Name":"h.example.ts.net.","Addresses":["100.64.0.1/32"],
+            "MachineAuthorized":true{fields}}},"Domain":"d"}}"#
+    )
+}
+
+impl Lab {
+    /// Waits until the status is as wanted.
+    async fn status(&mut self, wanted: impl Fn(&ControlStatus) -> bool) -> ControlStatus {
+        let wait = self.control.status.wait_for(|status| wanted(status));
+        let status = timeout(Duration::from_secs(3600), wait).await;
+        status.expect("the status in time").unwrap().clone()
+    }
+
+    async fn running(&mut self) {
+        self.status(|s| *s == ControlStatus::Running).await;
+    }
+
+    /// Logged in, with a stream that has said who we are, and the first update taken.
+    async fn start() -> (Self, MapStream) {
+        let mut lab = lab(None, true);
+        lab.server.register().await.answer(200, OK);
+        let stream = lab.server.stream().await.open();
+        stream.send(&self_node(""));
+        lab.running().await;
+        lab.server.update().await.answer(200, "");
+        (lab, stream)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_login_is_stored_before_it_is_used() {
+    let mut lab = lab(Some("tskey-auth-1"), false);
+    let register = lab.server.register().await;
+    assert_eq!(register.body["Auth"]["AuthKey"], "tskey-auth-1");
+    assert_eq!(register.body["Version"], CAPABILITY_VERSION);
+    let key = lab.node_key.borrow().public();
+    assert_eq!(register.body["NodeKey"], key.to_string());
+    assert_eq!(lab.store.last(), (key, false));
+    register.answer(200, OK);
+    let stream = lab.server.stream().await;
+    assert_eq!(lab.store.last(), (key, true));
+    assert_eq!(stream.body["Hostinfo"]["Hostname"], "h");
+    let stream = stream.open();
+    stream.send(&self_node(""));
+    lab.running().await;
+    let netmap = lab.control.netmap.borrow_and_update().clone().unwrap();
+    assert_eq!(netmap.self_node.name, "h.example.ts.net");
+    stream.send(r#"{"Domain":"other"}"#);
+    lab.control.netmap.changed().await.unwrap();
+    assert_eq!(lab.control.netmap.borrow().as_ref().unwrap().domain, "other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_cannot_be_stored_is_not_used() {
+    let mut lab = lab(Some("tskey-auth-1"), false);
+    let register = lab.server.register().await;
+    lab.store.broken.store(true, Ordering::Relaxed);
+    register.answer(200, OK);
+    let status = lab
+        .status(|s| {
+            matches!(
+                s,
+                ControlStatus::Connecting {
+                    last_error: Some(_),
+                    ..
+                }
+            )
+        })
+        .await;
+    assert!(format!("{status:?}").contains("keep the login"), "{status:?}");
+    lab.store.broken.store(false, Ordering::Relaxed);
+    lab.server.register().await.answer(200, OK);
+    lab.server.stream().await;
+    assert!(lab.store.last().1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_stream_is_replaced_and_keep_alives_prevent_that() {
+    let (mut lab, stream) = Lab::start().await;
+    for _ in 0..5 {
+        sleep(Duration::from_secs(100)).await;
+        stream.send(r#"{"KeepAlive":true}"#);
+    }
+    assert_eq!(lab.server.waiting(), 0);
+    let silent_since = Instant::now();
+    let again = lab.server.stream().await.open();
+    let after = silent_since.elapsed().as_secs();
+    assert!((120..=121).contains(&after), "{after}");
+    let before = lab.control.netmap.borrow_and_update().clone().unwrap();
+    again.send(&self_node(""));
+    lab.running().await;
+    let netmap = lab.control.netmap.borrow().clone().unwrap();
+    assert!(netmap.generation > before.generation);
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_are_told_one_after_the_other_and_the_newest_last() {
+    let (mut lab, _stream) = Lab::start().await;
+    let region = |region| move |local: &mut LocalState| local.net_info.preferred_derp = Some(region);
+    lab.local.send_modify(region(1));
+    let first = lab.server.update().await;
+    assert_eq!(first.body["Hostinfo"]["NetInfo"]["PreferredDERP"], 1);
+    assert_eq!(first.body.get("Stream"), None);
+    for n in 2..9 {
+        lab.local.send_modify(region(n));
+        tokio::task::yield_now().await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(lab.server.waiting(), 0, "one at a time");
+    first.answer(200, "");
+    let failing = lab.server.update().await;
+    assert_eq!(failing.body["Hostinfo"]["NetInfo"]["PreferredDERP"], 8);
+    failing.answer(500, "");
+    let repeated = lab.server.update().await;
+    assert_eq!(repeated.body["Hostinfo"]["NetInfo"]["PreferredDERP"], 8);
+    repeated.answer(200, "");
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(lab.server.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_told_and_survived() {
+    let (mut lab, stream) = Lab::start().await;
+    lab.network.down.store(true, Ordering::Relaxed);
+    drop(stream);
+    sleep(Duration::from_secs(600)).await;
+    let status = lab.control.status.borrow().clone();
+    assert!(
+        matches!(&status, ControlStatus::Connecting { last_error: Some(e), retry_at: Some(_) } if e.contains("connect to http://control.test")),
+        "{status:?}"
+    );
+    assert!(lab.control.netmap.borrow().is_some(), "the last map stays");
+    lab.network.down.store(false, Ordering::Relaxed);
+    let back = Instant::now();
+    let stream = lab.server.stream().await.open();
+    assert!(back.elapsed() <= Duration::from_secs(31), "{:?}", back.elapsed());
+    stream.send(&self_node(""));
+    lab.running().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_with_a_new_key_is_found_again() {
+    let (mut lab, stream) = Lab::start().await;
+    lab.network.change_key();
+    drop(stream);
+    let stream = lab.server.stream().await.open();
+    stream.send(&self_node(""));
+    lab.running().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_make_no_sense_cost_a_stream_and_not_the_session() {
+    let (mut lab, stream) = Lab::start().await;
+    stream.send("{");
+    let stream = lab.server.stream().await.open();
+    stream.send(r#"{"Peers":[]}"#);
+    let stream = lab.server.stream().await.open();
+    stream.raw(&u32::MAX.to_le_bytes());
+    let stream = lab.server.stream().await.open();
+    stream.raw(b"\x05\x00\x00\x00{");
+    drop(stream);
+    let stream = lab.server.stream().await.open();
+    stream.send(&self_node(r#","Cap":"x","Strange":{}"#));
+    lab.running().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_auth_key_is_told_and_tried_again_later() {
+    let mut lab = lab(Some("tskey-auth-1"), false);
+    lab.server.register().await.answer(401, "authkey expired\n");
+    let status = lab.status(|s| matches!(s, ControlStatus::Refused { .. })).await;
+    assert!(format!("{status:?}").contains("authkey expired"), "{status:?}");
+    lab.server
+        .register()
+        .await
+        .answer(200, r#"{"Error":"invalid key"}"#);
+    let register = lab.server.register().await;
+    assert_eq!(register.body["Auth"]["AuthKey"], "tskey-auth-1");
+    register.answer(200, OK);
+    lab.server.stream().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_is_kept() {
+    let mut lab = lab(Some("tskey-auth-1"), false);
+    let register = lab.server.register().await;
+    let asked = Instant::now();
+    register.answer_with(429, "slow down", &[("retry-after", "17")]);
+    lab.server.register().await.answer(200, OK);
+    assert_eq!(asked.elapsed().as_secs(), 17);
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_logs_in_by_url() {
+    let mut lab = lab(None, false);
+    lab.server
+        .register()
+        .await
+        .answer(200, r#"{"AuthURL":"http://control.test/a/1?x\u0026y"}"#);
+    let url = "http://control.test/a/1?x&y".to_owned();
+    lab.status(|s| *s == ControlStatus::NeedsLogin { url: url.clone() })
+        .await;
+    let waiting = lab.server.register().await;
+    assert_eq!(waiting.body["Followup"], url);
+    sleep(Duration::from_secs(1000)).await;
+    // The server gives up and the session asks again; the login stays the same.
+    waiting.answer(500, "");
+    let waiting = lab.server.register().await;
+    assert_eq!(waiting.body["Followup"], url);
+    assert_eq!(*lab.control.status.borrow(), ControlStatus::NeedsLogin { url });
+    waiting.answer(200, r#"{"MachineAuthorized":false}"#);
+    lab.status(|s| *s == ControlStatus::NeedsApproval).await;
+    let stream = lab.server.stream().await.open();
+    stream.send(&self_node(r#","MachineAuthorized":false"#).replace(r#""MachineAuthorized":true,"#, ""));
+    assert_eq!(*lab.control.status.borrow(), ControlStatus::NeedsApproval);
+    stream.send(&self_node(""));
+    lab.running().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_has_ended_is_replaced_by_the_auth_key() {
+    let mut lab = lab(Some("tskey-auth-1"), true);
+    let old = lab.node_key.borrow_and_update().public();
+    let refresh = lab.server.register().await;
+    assert_eq!(refresh.body["NodeKey"], old.to_string());
+    assert_eq!(refresh.body.get("Auth"), None);
+    refresh.answer(200, r#"{"NodeKeyExpired":true}"#);
+    let renewal = lab.server.register().await;
+    assert_eq!(renewal.body["OldNodeKey"], old.to_string());
+    assert_eq!(renewal.body["Auth"]["AuthKey"], "tskey-auth-1");
+    let new = renewal.body["NodeKey"].clone();
+    renewal.answer(200, OK);
+    let stream = lab.server.stream().await;
+    assert_eq!(stream.body["NodeKey"], new);
+    assert!(lab.node_key.has_changed().unwrap());
+    assert_eq!(lab.node_key.borrow().public().to_string(), new);
+    assert_eq!(lab.store.last().0.to_string(), new);
+    // It ends again, this time in the middle of a stream.
+    let stream = stream.open();
+    stream.send(&self_node(""));
+    lab.running().await;
+    stream.send(&self_node(r#","KeyExpiry":"2020-01-02T03:04:05Z""#));
+    let renewal = lab.server.register().await;
+    assert_eq!(renewal.body["OldNodeKey"], new);
+    renewal.answer(200, r#"{"Error":"key is used up"}"#);
+    lab.status(|s| *s == ControlStatus::KeyExpired).await;
+    // Somebody has put the end off.
+    let refresh = lab.server.register().await;
+    assert_eq!(refresh.body["NodeKey"], new);
+    assert_eq!(refresh.body.get("Auth"), None);
+    refresh.answer(200, OK);
+    let stream = lab.server.stream().await.open();
+    stream.send(&self_node(""));
+    lab.running().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_control_has_forgotten_registers_again() {
+    let (mut lab, stream) = Lab::start().await;
+    drop(stream);
+    lab.server.stream().await.answer(404, "node not found");
+    let register = lab.server.register().await;
+    register.answer(200, OK);
+    let stream = lab.server.stream().await.open();
+    stream.send(&self_node(""));
+    lab.running().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_are_answered_once() {
+    let (mut lab, stream) = Lab::start().await;
+    let ping = r#"{"KeepAlive":true,"PingRequest":{"URL":"https://unused/ping/1","URLIsNoise":true}}"#;
+    stream.send(ping);
+    stream.send(ping);
+    let head = lab.server.path("/ping/1").await;
+    assert_eq!(head.method, Method::HEAD);
+    head.answer(200, "");
+    stream.send(r#"{"PingRequest":{"URL":"http://elsewhere.test/ping/2"}}"#);
+    let head = lab.server.path("/ping/2").await;
+    assert_eq!(head.method, Method::HEAD);
+    head.answer(200, "");
+    // GET /vip-services HTTP/1.1
+    stream.send(
+        r#"{"PingRequest":{"URL":"https://unused/c2n/3","Types":"c2n",
+            "Payload":"R0VUIC92aXAtc2VydmljZXMgSFRUUC8xLjENCkhvc3Q6IHgNCg0K"}}"#,
+    );
+    let c2n: Call = lab.server.path("/c2n/3").await;
+    let text = String::from_utf8(c2n.raw.to_vec()).unwrap();
+    assert!(
+        text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with(r#""ServicesHash":""}"#),
+        "{text}"
+    );
+    c2n.answer(200, "");
+    for url in ["", "::", "ftp://x", "https://unused/4"] {
+        stream.send(&format!(r#"{{"PingRequest":{{"URL":"{url}","Types":"TSMP"}}}}"#));
+    }
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(lab.server.waiting(), 0);
+    assert_eq!(*lab.control.status.borrow(), ControlStatus::Running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dns_records_are_set_or_the_reason_is_told() {
+    let (mut lab, _stream) = Lab::start().await;
+    let control = lab.control.clone();
+    let answers = async {
+        let call = lab.server.path("/machine/set-dns").await;
+        assert_eq!(
+            (&call.body["Name"], &call.body["Type"], &call.body["Value"]),
+            (&"_acme-challenge.h".into(), &"TXT".into(), &"v".into())
+        );
+        call.answer(200, "{}");
+        lab.server.path("/machine/set-dns").await.answer(501, "not here");
+    };
+    let asks = async {
+        control.set_dns("_acme-challenge.h", "v").await.unwrap();
+        control.set_dns("x", "y").await.unwrap_err().to_string()
+    };
+    let ((), refused) = tokio::join!(answers, asks);
+    assert!(
+        refused.contains("501") && refused.contains("not here"),
+        "{refused}"
+    );
+    let late = Instant::now();
+    let error = control.set_dns("x", "y").await.unwrap_err();
+    assert!(matches!(error, ControlError::Timeout(_)), "{error}");
+    assert_eq!(late.elapsed(), REQUEST_TIMEOUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_ends_the_key_and_the_session() {
+    let (mut lab, stream) = Lab::start().await;
+    let key = lab.node_key.borrow().public();
+    let control = lab.control.clone();
+    let answer = async {
+        let register = lab.server.register().await;
+        assert_eq!(register.body["Expiry"], "1970-01-01T00:02:03Z");
+        // Control tells the stream first.
+        stream.send(&self_node(r#","KeyExpiry":"1970-01-01T00:02:03Z""#));
+        sleep(Duration::from_secs(1)).await;
+        register.answer(200, "{}");
+    };
+    let ((), result) = tokio::join!(answer, control.logout());
+    result.unwrap();
+    let (stored, registered) = lab.store.last();
+    assert!(stored != key && !registered);
+    lab.status(|s| matches!(s, ControlStatus::Refused { .. })).await;
+    lab.tasks.close();
+    timeout(Duration::from_secs(60), lab.tasks.wait()).await.unwrap();
+    assert!(matches!(control.logout().await, Err(ControlError::NoSession)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelling_ends_every_task_in_every_state() {
+    async fn ends(lab: Lab) {
+        lab.cancel.cancel();
+        lab.tasks.close();
+        timeout(Duration::from_secs(1), lab.tasks.wait()).await.unwrap();
+    }
+    ends(lab(None, true)).await;
+    let mut registering = lab(None, true);
+    let _unanswered = registering.server.register().await;
+    ends(registering).await;
+    let (streaming, stream) = Lab::start().await;
+    stream.send(r#"{"PingRequest":{"URL":"https://unused/x","URLIsNoise":true}}"#);
+    ends(streaming).await;
+    let down = lab(None, true);
+    down.network.down.store(true, Ordering::Relaxed);
+    sleep(Duration::from_secs(100)).await;
+    ends(down).await;
+}
+
+#[tokio::test]
+async fn a_url_that_makes_no_sense_is_refused() {
+    let state = NodeState::generate().unwrap();
+    let (_local, watch) = watch::channel(LocalState::default());
+    let config = ControlConfig {
+        url: "example.com".to_owned(),
+        extra_roots: Vec::new(),
+        auth_key: None,
+        force_login: false,
+        hostname: String::new(),
+        tags: Vec::new(),
+        ephemeral: false,
+    };
+    let tasks = TaskTracker::new();
+    let (control, _key) = spawn(
+        config,
+        state,
+        Arc::new(Store::default()),
+        Arc::new(Answers),
+        watch,
+        &tasks,
+        CancellationToken::new(),
+    );
+    let status = control.status.borrow().clone();
+    assert!(
+        matches!(&status, ControlStatus::Refused { reason } if reason.contains("example.com")),
+        "{status:?}"
+    );
+}
