@@ -77,6 +77,14 @@ pub async fn apply<K>(client: &Client, object: &K, current: Option<&K>) -> Resul
 where
     K: Kind + Resource<Scope = NamespaceResourceScope>,
 {
+    apply_to(&namespaced(client, object), object, current).await
+}
+
+/// [`apply`] for any scope.
+///
+/// # Errors
+/// [`ApplyError`].
+pub async fn apply_to<K: Kind>(api: &Api<K>, object: &K, current: Option<&K>) -> Result<(), ApplyError> {
     let mut wanted = serde_json::to_value(object).unwrap_or_default();
     if let Some(current) = current
         && serde_json::to_value(current).is_ok_and(|current| holds(&wanted, &current))
@@ -85,7 +93,6 @@ where
     }
     wanted["apiVersion"] = json!(K::api_version(&()));
     wanted["kind"] = json!(K::kind(&()));
-    let api = namespaced::<K>(client, object);
     let params = PatchParams::apply(FIELD_MANAGER).force();
     let name = object.name_any();
     call::<K, _>("apply", &name, api.patch(&name, &params, &Patch::Apply(&wanted)))

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand};
+use postern_crds::TailnetSpec;
 
 /// Turns Ingresses and TailnetIngresses into names on a tailnet.
 #[derive(Debug, Parser)]
@@ -53,6 +54,9 @@ pub struct Common {
     /// The cluster's identity; the UID of the namespace kube-system when absent.
     #[arg(long, global = true, env = "POSTERN_CLUSTER_ID")]
     pub cluster_id: Option<String>,
+    /// Spec of a Tailnet `default` to make, as JSON: Helm can't install an object together with its definition.
+    #[arg(long, global = true, env = "POSTERN_DEFAULT_TAILNET", value_parser = tailnet_spec)]
+    pub default_tailnet: Option<TailnetSpec>,
     /// This process's name among the operator's replicas.
     #[arg(long, global = true, env = "POD_NAME", default_value = "postern-operator")]
     pub instance: String,
@@ -70,4 +74,8 @@ pub struct Common {
     /// Log lines as JSON.
     #[arg(long, global = true, env = "POSTERN_LOG_JSON")]
     pub log_json: bool,
+}
+
+fn tailnet_spec(json: &str) -> Result<TailnetSpec, serde_json::Error> {
+    serde_json::from_str(json)
 }

@@ -34,8 +34,10 @@ pub const ROLE_GROUP: &str = "group";
 pub const OWNER: &str = "postern.dev/owner";
 /// The Secret and resourceVersion that a copy was made of.
 pub const SOURCE: &str = "postern.dev/source";
-/// On a ProxyGroup that the operator made by itself and takes away again.
+/// On a ProxyGroup or Tailnet that the operator made by itself and takes away again.
 pub const MADE_BY_DEFAULT: &str = "postern.dev/made-by-default";
+/// Since when such a ProxyGroup has had no name.
+pub const UNUSED_SINCE: &str = "postern.dev/unused-since";
 
 /// On Ingress and TailnetIngress.
 pub const NAME_FINALIZER: &str = "postern.dev/device";

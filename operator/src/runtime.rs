@@ -20,6 +20,7 @@ use kube::{
     },
 };
 use parking_lot::Mutex;
+use postern_crds::TailnetSpec;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc::Receiver,
@@ -45,6 +46,7 @@ use crate::{
 const CONCURRENCY: u16 = 16;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_DOUBLING: u32 = 8;
+const DEFAULT_TAILNET_RETRY: Duration = Duration::from_secs(1);
 /// Pods get 30 s.
 const END_WITHIN: Duration = Duration::from_secs(20);
 
@@ -86,6 +88,9 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     if election.acquire(&cancel).await {
         tracing::info!(instance = %common.instance, "Acts as the leader");
         context.metrics.leads(true);
+        if let Some(spec) = &common.default_tailnet {
+            make_default_tailnet(&tracker, &context, &readiness, &acting, spec.clone());
+        }
         controllers.start();
         election.hold(&cancel).await;
         // A leader that isn't one any more must not write another byte: the process ends.
@@ -97,6 +102,34 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         tracing::warn!("Ended with work still under way");
     }
     Ok(())
+}
+
+/// Tries until it is done: the definition may be a moment younger than this process.
+fn make_default_tailnet(
+    tracker: &TaskTracker,
+    context: &Arc<Context>,
+    readiness: &Arc<Readiness>,
+    acting: &CancellationToken,
+    spec: TailnetSpec,
+) {
+    let (context, readiness, acting) = (Arc::clone(context), Arc::clone(readiness), acting.clone());
+    tracker.spawn(async move {
+        loop {
+            if readiness.is_ready() {
+                match tailnet::apply::apply_default(&context, &spec).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!(error = %chain(&error), "Failed to make the default Tailnet")
+                    }
+                }
+            }
+            tokio::select! {
+                biased;
+                () = acting.cancelled() => return,
+                () = tokio::time::sleep(DEFAULT_TAILNET_RETRY) => {}
+            }
+        }
+    });
 }
 
 /// The shared context.

@@ -187,6 +187,9 @@ async fn let_go(client: &Client) -> anyhow::Result<()> {
     let tailnets = Api::<Tailnet>::all(client.clone());
     for tailnet in list(&tailnets, &ListParams::default()).await? {
         release(&tailnets, &tailnet, TAILNET_FINALIZER).await?;
+        if is_made_by_default(&tailnet) {
+            apply::delete(&tailnets, &tailnet.name_any()).await?;
+        }
     }
     Ok(())
 }

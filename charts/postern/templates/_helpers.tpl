@@ -45,4 +45,35 @@ capabilities: { drop: [ALL] }
   value: {{ .Values.proxy.logLevel | quote }}
 - name: RUST_LOG
   value: {{ .Values.operator.logLevel | quote }}
+{{- if .Values.tailnet.create }}
+- name: POSTERN_DEFAULT_TAILNET
+  value: {{ include "postern.tailnet" . | fromYaml | toJson | quote }}
+{{- end }}
+{{- end }}
+
+{{- /* Spec of the Tailnet `default`. The operator makes it: Helm can't install an object with its definition. */}}
+{{- define "postern.tailnet" -}}
+{{- $c := .Values.tailnet.credentials }}
+{{- $secret := "postern-default-credentials" }}
+loginServer: {{ .Values.tailnet.loginServer }}
+{{- with .Values.tailnet.apiURL }}
+apiURL: {{ . }}
+{{- end }}
+{{- with .Values.tailnet.acmeDirectory }}
+acmeDirectory: {{ . }}
+{{- end }}
+{{- with .Values.tailnet.caBundle }}
+caBundle: {{ . | quote }}
+{{- end }}
+credentials:
+  {{- if or $c.oauthClient.secretName $c.oauthClient.clientID }}
+  oauthClient: { secretRef: { name: {{ $c.oauthClient.secretName | default $secret }} } }
+  {{- else }}
+  authKey: { secretRef: { name: {{ $c.authKey.secretName | default $secret }} } }
+  {{- end }}
+  {{- if or $c.headscaleAPIKey.secretName $c.headscaleAPIKey.value }}
+  headscaleAPIKey: { secretRef: { name: {{ $c.headscaleAPIKey.secretName | default $secret }} } }
+  {{- end }}
+tags:
+  {{- toYaml .Values.tailnet.tags | nindent 2 }}
 {{- end }}

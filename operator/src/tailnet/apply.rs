@@ -1,13 +1,15 @@
 //! Does what was planned for a Tailnet.
 
-use k8s_openapi::api::core::v1::Secret;
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, ResourceExt};
-use postern_crds::Tailnet;
+use postern_crds::{DEFAULT, Tailnet, TailnetSpec};
 
 use crate::{
     apply::{self, ApplyError},
     context::Context,
-    labels::{TAILNET_FINALIZER, is_ours},
+    labels::{MADE_BY_DEFAULT, TAILNET_FINALIZER, is_ours},
     tailnet::plan::Plan,
 };
 
@@ -43,4 +45,22 @@ pub async fn apply(
         apply::finalizer(api, tailnet, TAILNET_FINALIZER, false).await?;
     }
     Ok(())
+}
+
+/// Makes the Tailnet `default` that the installation describes, or brings it up to date.
+///
+/// # Errors
+/// When the API server doesn't take it.
+pub async fn apply_default(context: &Context, spec: &TailnetSpec) -> Result<(), ApplyError> {
+    let tailnet = Tailnet {
+        metadata: ObjectMeta {
+            name: Some(DEFAULT.into()),
+            annotations: Some(BTreeMap::from([(MADE_BY_DEFAULT.into(), "true".into())])),
+            ..ObjectMeta::default()
+        },
+        spec: spec.clone(),
+        status: None,
+    };
+    let current = context.stores.tailnet(DEFAULT);
+    apply::apply_to(&Api::all(context.client.clone()), &tailnet, current.as_deref()).await
 }
