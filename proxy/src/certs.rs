@@ -53,6 +53,9 @@ impl Usable {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<_, _>>()
             .map_err(|_| CertificateError::NoChain)?;
+        if chain.is_empty() {
+            return Err(CertificateError::NoChain);
+        }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| CertificateError::NoKey)?;
         Self::new(chain, key, now)
     }

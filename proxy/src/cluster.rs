@@ -13,7 +13,7 @@ use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client, Config,
-    runtime::{WatchStreamExt as _, watcher},
+    runtime::{WatchStreamExt as _, utils, watcher},
 };
 use postern_proxy_config::names;
 use tokio::sync::watch;
@@ -136,7 +136,7 @@ async fn watch_all(api: Api<ConfigMap>, group: String, mut view: View, sinks: Si
         ]);
     let mut changes = stream::select_all(objects.map(|(object, name)| {
         watcher::watch_object(api.clone(), &name)
-            .default_backoff()
+            .backoff(Backoff::default())
             .map(move |change| (object, name.clone(), change))
             .boxed()
     }));
@@ -157,6 +157,33 @@ async fn watch_all(api: Api<ConfigMap>, group: String, mut view: View, sinks: Si
                 sinks.take(&mut view);
             }
         }
+    }
+}
+
+/// kube's own waits up to half a minute: as long would a change after an outage wait.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+}
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(250);
+const LAST_BACKOFF: Duration = Duration::from_secs(4);
+
+impl Iterator for Backoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = FIRST_BACKOFF
+            .saturating_mul(1 << self.failures.min(8))
+            .min(LAST_BACKOFF);
+        self.failures += 1;
+        Some(wait)
+    }
+}
+
+impl utils::Backoff for Backoff {
+    fn reset(&mut self) {
+        self.failures = 0;
     }
 }
 

@@ -67,7 +67,7 @@ pub struct Port {
 /// From the first byte to the end of the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Also how long an idle HTTP/1 connection is kept; browsers open a new one without a word.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A client that takes nothing for so long is gone or attacks.
 const WRITE_STALL: Duration = Duration::from_secs(120);
 
@@ -197,9 +197,7 @@ impl Port {
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(64 * 1024)
             .max_header_size(32 * 1024)
-            .max_headers(100)
-            // Small frames of a stream leave at once; nothing is held back for more.
-            .pipeline_flush(false);
+            .max_headers(100);
         let service = service_fn(move |request| http::handle(connection.clone(), request));
         let io = TokioIo::new(Stalling::new(stream, WRITE_STALL));
         let serving = builder.serve_connection(io, service).with_upgrades();

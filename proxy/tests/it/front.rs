@@ -1,0 +1,459 @@
+//! The proxy under test, over nodes that are loopback sockets with a settable whois.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
+use postern_node::{
+    control::AuthKey,
+    netmap::{self, CapMap, PeerApi, UserProfile, WhoIs},
+    node::{Certificate, Config, Error, Identity, Status},
+    state::{MemoryStore, StateError, StateStore},
+};
+use postern_proxy::{
+    drain::Drain,
+    listen::Limits,
+    metrics::Metrics,
+    report::Reports,
+    serve::{Context, Desired, PemPair, SecretError, Secrets, Served, Spec},
+    tailnet::{Accepted, Listener, Node, StartNode},
+    upstream::Upstreams,
+};
+use postern_proxy_config::{
+    FORMAT,
+    group::{Name, NodeConfig, SecretRef, Shard},
+    report::{NameReport, Phase},
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+pub const FQDN: &str = "app.example.ts.net";
+pub const WAIT: Duration = Duration::from_secs(20);
+
+/// The proxy, serving one shard.
+pub struct Front {
+    pub nodes: Arc<Nodes>,
+    pub metrics: Metrics,
+    pub reports: Reports,
+    pub drain: Drain,
+    pub upstreams: Arc<Upstreams>,
+    pub desired: watch::Sender<Option<Arc<Desired>>>,
+}
+
+impl Front {
+    /// Serves listeners (JSON) as the name `app` and waits until it does.
+    pub async fn serving(listeners: serde_json::Value) -> Self {
+        let front = Self::start();
+        front.set(listeners, 1);
+        front.phase(Phase::Serving).await;
+        front
+    }
+
+    pub fn start() -> Self {
+        Self::with_nodes(Nodes::default())
+    }
+
+    pub fn with_nodes(nodes: Nodes) -> Self {
+        let nodes = Arc::new(nodes);
+        Self::with_secrets(nodes.clone(), nodes)
+    }
+
+    pub fn with_secrets(nodes: Arc<Nodes>, secrets: Arc<dyn Secrets>) -> Self {
+        let (metrics, reports, drain) = (Metrics::new(), Reports::new("g-0"), Drain::default());
+        let upstreams = Arc::new(Upstreams::new().unwrap());
+        let context = Context {
+            start: nodes.clone(),
+            secrets,
+            upstreams: upstreams.clone(),
+            metrics: metrics.clone(),
+            reports: reports.clone(),
+            limits: Limits::new(1000, 500),
+            drain_deadline: Duration::from_secs(5),
+        };
+        let (desired, receiver) = watch::channel(None);
+        let served = Served::new(Arc::new(context), drain.clone());
+        drain.tasks.spawn(served.follow(receiver));
+        Self {
+            nodes,
+            metrics,
+            reports,
+            drain,
+            upstreams,
+            desired,
+        }
+    }
+
+    pub fn set(&self, listeners: serde_json::Value, generation: i64) {
+        self.set_name(listeners, serde_json::json!([]), generation);
+    }
+
+    pub fn set_name(&self, listeners: serde_json::Value, certificates: serde_json::Value, generation: i64) {
+        let shard: Shard = serde_json::from_value(serde_json::json!({
+            "format": FORMAT, "tailnet": {"controlUrl": "http://unused"},
+            "names": {"app": {
+                "owner": {"kind": "Ingress", "namespace": "n", "name": "app", "uid": "uid"},
+                "generation": generation,
+                "node": {"hostname": "app", "state": {"name": "s"}, "certificate": {"name": "c"}},
+                "listeners": listeners, "certificates": certificates,
+            }}
+        }))
+        .unwrap();
+        self.set_names(shard.names, &shard.tailnet);
+    }
+
+    pub fn set_names(&self, names: BTreeMap<String, Name>, tailnet: &postern_proxy_config::group::Tailnet) {
+        let names = names
+            .into_iter()
+            .map(|(key, name)| {
+                (
+                    key,
+                    Arc::new(Spec {
+                        tailnet: tailnet.clone(),
+                        name,
+                    }),
+                )
+            })
+            .collect();
+        self.desired.send_replace(Some(Arc::new(Desired { names })));
+    }
+
+    pub async fn phase(&self, phase: Phase) -> NameReport {
+        self.report(|r| r.phase == phase).await
+    }
+
+    pub async fn generation(&self, generation: i64) -> NameReport {
+        self.report(|r| r.applied_generation == generation && r.phase == Phase::Serving)
+            .await
+    }
+
+    pub async fn report(&self, until: impl Fn(&NameReport) -> bool) -> NameReport {
+        let mut report = self.reports.subscribe();
+        let found =
+            tokio::time::timeout(WAIT, report.wait_for(|r| r.names.get("app").is_some_and(&until))).await;
+        match found {
+            Ok(found) => found.unwrap().names["app"].clone(),
+            Err(_) => panic!("the report stays {:?}", self.reports.subscribe().borrow().names),
+        }
+    }
+
+    /// A plain connection to a port.
+    pub async fn connect(&self, port: u16) -> TcpStream {
+        TcpStream::connect(self.nodes.addr(port)).await.unwrap()
+    }
+
+    /// Sends bytes and returns everything until the proxy closes.
+    pub async fn raw(&self, port: u16, bytes: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect(port).await;
+        // The proxy may have answered and closed already.
+        let _ = stream.write_all(bytes.as_ref()).await;
+        let mut out = Vec::new();
+        let _ = tokio::time::timeout(WAIT, stream.read_to_end(&mut out))
+            .await
+            .expect("the proxy closes");
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// A simple GET of a path; head and body.
+    pub async fn get(&self, port: u16, path: &str) -> String {
+        self.raw(
+            port,
+            format!("GET {path} HTTP/1.1\r\nHost: {FQDN}\r\nConnection: close\r\n\r\n"),
+        )
+        .await
+    }
+
+    /// A TLS connection with this SNI that trusts whatever the fake node issues.
+    pub async fn tls(
+        &self,
+        port: u16,
+        sni: &str,
+        alpn: &[&str],
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let mut roots = rustls::RootCertStore::empty();
+        for cert in self.nodes.issued.lock().iter() {
+            roots.add(cert.clone()).unwrap();
+        }
+        let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(
+            rustls::crypto::aws_lc_rs::default_provider(),
+        ))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+        let name = ServerName::try_from(sni.to_owned()).unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, self.connect(port).await)
+            .await
+    }
+
+    /// An HTTP/2 connection over TLS.
+    pub async fn h2<B>(&self, port: u16, sni: &str) -> hyper::client::conn::http2::SendRequest<B>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = self.tls(port, sni, &["h2"]).await.unwrap();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    pub async fn h2_get(&self, port: u16, request: Request<()>) -> Response<Incoming> {
+        let mut sender = self.h2::<Full<bytes::Bytes>>(port, FQDN).await;
+        sender
+            .send_request(request.map(|()| Full::default()))
+            .await
+            .unwrap()
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.drain.start.cancel();
+        self.drain.abort.cancel();
+    }
+}
+
+/// Makes fake nodes and keeps what they share.
+#[derive(Debug)]
+pub struct Nodes {
+    pub ports: Arc<Mutex<BTreeMap<u16, SocketAddr>>>,
+    pub issued: Arc<Mutex<Vec<CertificateDer<'static>>>>,
+    pub whois: Arc<Mutex<Option<WhoIs>>>,
+    pub generation: Arc<AtomicU64>,
+    pub secrets: Mutex<BTreeMap<String, PemPair>>,
+    pub status: watch::Sender<Status>,
+    pub started: AtomicU64,
+    pub certificates: Arc<AtomicU64>,
+}
+
+impl Default for Nodes {
+    fn default() -> Self {
+        Self::named(FQDN)
+    }
+}
+
+impl Nodes {
+    pub fn named(name: &str) -> Self {
+        Self {
+            ports: Arc::default(),
+            issued: Arc::default(),
+            whois: Arc::default(),
+            generation: Arc::default(),
+            secrets: Mutex::default(),
+            status: watch::Sender::new(Status::Running(Identity {
+                stable_id: "nTEST".into(),
+                name: name.into(),
+                addrs: vec![[127, 0, 0, 1].into()],
+                cert_domains: vec![name.into()],
+            })),
+            started: AtomicU64::new(0),
+            certificates: Arc::default(),
+        }
+    }
+
+    pub fn addr(&self, port: u16) -> SocketAddr {
+        *self
+            .ports
+            .lock()
+            .get(&port)
+            .unwrap_or_else(|| panic!("nothing listens on {port}"))
+    }
+
+    /// The peer is this user from now on.
+    pub fn user(&self, login: &str, name: &str, picture: &str, tags: &[&str]) {
+        *self.whois.lock() = Some(WhoIs {
+            node: Arc::new(node(tags)),
+            user: Arc::new(UserProfile {
+                id: 1,
+                login_name: login.into(),
+                display_name: name.into(),
+                profile_pic_url: picture.into(),
+                groups: vec!["group:eng".into()],
+            }),
+            caps: CapMap::from([(
+                "example.com/cap/x".to_owned(),
+                vec![serde_json::value::RawValue::from_string("{\"n\": 1.0}".into()).unwrap()],
+            )]),
+        });
+        self.generation.fetch_add(1, SeqCst);
+    }
+}
+
+fn node(tags: &[&str]) -> netmap::Node {
+    netmap::Node {
+        id: 1,
+        stable_id: "nPEER".into(),
+        name: "peer.example.ts.net".into(),
+        user: 1,
+        key: postern_node::key::NodePublic::from_bytes([1; 32]),
+        key_expiry: None,
+        expired: false,
+        machine: None,
+        disco: None,
+        addresses: vec![],
+        allowed_ips: vec![],
+        endpoints: vec![],
+        home_derp: None,
+        machine_authorized: true,
+        tags: tags.iter().map(|t| (*t).to_owned()).collect(),
+        cap: 100,
+        cap_map: CapMap::new(),
+        online: Some(true),
+        unsigned_peer_api_only: false,
+        is_jailed: false,
+        peer_api: PeerApi::default(),
+        hostname: "peer".into(),
+        os: "linux".into(),
+    }
+}
+
+impl StartNode for Nodes {
+    fn start(&self, _config: Config) -> BoxFuture<'_, Result<Arc<dyn Node>, Error>> {
+        self.started.fetch_add(1, SeqCst);
+        let node = Loopback {
+            ports: self.ports.clone(),
+            issued: self.issued.clone(),
+            whois: self.whois.clone(),
+            generation: self.generation.clone(),
+            status: self.status.subscribe(),
+            certificates: self.certificates.clone(),
+        };
+        Box::pin(async { Ok(Arc::new(node) as Arc<dyn Node>) })
+    }
+}
+
+impl Secrets for Nodes {
+    fn store(&self, _node: &NodeConfig) -> Result<Arc<dyn StateStore>, StateError> {
+        Ok(Arc::new(MemoryStore::default()))
+    }
+
+    fn auth_key<'a>(&'a self, _node: &'a NodeConfig) -> BoxFuture<'a, Result<Option<AuthKey>, SecretError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn certificate<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<PemPair, SecretError>> {
+        Box::pin(async {
+            self.secrets
+                .lock()
+                .get(&secret.name)
+                .cloned()
+                .ok_or_else(|| SecretError::Missing {
+                    name: secret.name.clone(),
+                    missing: "it",
+                })
+        })
+    }
+}
+
+struct Loopback {
+    ports: Arc<Mutex<BTreeMap<u16, SocketAddr>>>,
+    issued: Arc<Mutex<Vec<CertificateDer<'static>>>>,
+    whois: Arc<Mutex<Option<WhoIs>>>,
+    generation: Arc<AtomicU64>,
+    status: watch::Receiver<Status>,
+    certificates: Arc<AtomicU64>,
+}
+
+impl Node for Loopback {
+    fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(SeqCst)
+    }
+
+    fn listen(&self, port: u16) -> Result<Box<dyn Listener>, Error> {
+        let io = |source| Error::Io {
+            what: "listen",
+            source,
+        };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(io)?;
+        listener.set_nonblocking(true).map_err(io)?;
+        self.ports.lock().insert(port, listener.local_addr().map_err(io)?);
+        Ok(Box::new(Port {
+            port,
+            ports: self.ports.clone(),
+            listener: TcpListener::from_std(listener).map_err(io)?,
+        }))
+    }
+
+    fn whois(&self, _src: IpAddr, _dst: IpAddr) -> Option<WhoIs> {
+        self.whois.lock().clone()
+    }
+
+    fn certificate<'a>(&'a self, domain: &'a str) -> BoxFuture<'a, Result<Arc<Certificate>, Error>> {
+        Box::pin(async move {
+            self.certificates.fetch_add(1, SeqCst);
+            let (cert, key) = self_signed(&[domain]);
+            let chain = cert.der().clone();
+            self.issued.lock().push(chain.clone());
+            Ok(Arc::new(Certificate {
+                chain: vec![chain],
+                key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+                not_after: jiff::Timestamp::now() + Duration::from_secs(86_400),
+            }))
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+pub fn self_signed(names: &[&str]) -> (rcgen::Certificate, rcgen::KeyPair) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+    let cert = rcgen::CertificateParams::new(names)
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
+    (cert, key)
+}
+
+struct Port {
+    port: u16,
+    ports: Arc<Mutex<BTreeMap<u16, SocketAddr>>>,
+    listener: TcpListener,
+}
+
+impl Listener for Port {
+    fn accept(&mut self) -> BoxFuture<'_, Option<Accepted>> {
+        Box::pin(async {
+            let (stream, peer) = self.listener.accept().await.ok()?;
+            let local = stream.local_addr().ok()?;
+            Some(Accepted {
+                stream: Box::new(stream),
+                peer,
+                local,
+            })
+        })
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.ports.lock().remove(&self.port);
+    }
+}

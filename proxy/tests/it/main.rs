@@ -1,0 +1,13 @@
+//! The whole proxy in one process: a node that is loopback TCP in front, backends behind.
+
+#![expect(unreachable_pub, reason = "nothing leaves a test binary")]
+
+mod attacks;
+mod backend;
+mod change;
+mod cluster;
+mod drain;
+mod front;
+mod headers;
+mod streams;
+mod tls;
