@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crate::{
     control::{Endpoint, NetInfo},
     derp_map::{DerpMap, RegionId},
-    disco::{self, Message, SharedKey},
+    disco::{self, Message},
     key::{DiscoPrivate, DiscoPublic, NodePublic},
     netmap::{Netmap, Node},
     stun,
@@ -26,18 +26,17 @@ pub(crate) mod bucket;
 mod candidates;
 mod endpoints;
 mod home;
+mod messages;
 mod netcheck;
 mod network;
 mod peer;
 mod relays;
 mod score;
 
+use messages::{DiscoPeer, Via};
 use network::Network;
 use peer::{Peer, Want};
 use relays::Relays;
-
-/// The address by which Go's nodes name a relay region (as the port) in disco messages.
-const DERP_MAGIC_IP: Ipv4Addr = Ipv4Addr::new(127, 3, 3, 40);
 
 /// What the engine has to do for the path selection.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,27 +127,6 @@ pub struct Magicsock {
     /// Who is sent a call-me-maybe when we know our address again.
     calls: Vec<NodePublic>,
     wants: Vec<Want>,
-}
-
-/// Who uses a disco key; a machine that is logged in twice uses one for two nodes.
-#[derive(Debug, Default)]
-struct DiscoPeer {
-    nodes: Vec<NodePublic>,
-    /// Made when it is first needed, which for most peers of a large tailnet is never.
-    shared: Option<SharedKey>,
-}
-
-impl DiscoPeer {
-    fn shared(&mut self, ours: &DiscoPrivate, theirs: &DiscoPublic) -> &SharedKey {
-        self.shared.get_or_insert_with(|| SharedKey::new(ours, theirs))
-    }
-}
-
-/// How a disco message came.
-#[derive(Debug, Clone, Copy)]
-enum Via {
-    Udp(SocketAddr),
-    Derp(RegionId, NodePublic),
 }
 
 impl Magicsock {
@@ -272,67 +250,6 @@ impl Magicsock {
         };
         self.on_disco(now, Via::Derp(region, from), sender, packet);
         true
-    }
-
-    fn on_disco(&mut self, now: Instant, via: Via, sender: DiscoPublic, packet: &[u8]) {
-        // Who isn't in the netmap gets no answer and no cryptography.
-        let Some(entry) = self.discos.get_mut(&sender) else {
-            return tracing::trace!(%sender, ?via, "Dropped a disco message of an unknown sender");
-        };
-        let Some(message) = entry.shared(&self.config.disco, &sender).open(packet) else {
-            return;
-        };
-        match (message, via) {
-            (Message::Ping { tx, node, .. }, _) => {
-                let claimed = match via {
-                    Via::Derp(_, from) => entry.nodes.iter().find(|key| **key == from),
-                    Via::Udp(_) => {
-                        let claimed = entry.nodes.iter().find(|key| Some(**key) == node);
-                        claimed.or_else(|| entry.nodes.first())
-                    }
-                };
-                if let Some(key) = claimed.copied() {
-                    self.on_ping(now, &key, via, tx);
-                }
-            }
-            (Message::Pong { tx, .. }, Via::Udp(_)) => {
-                for key in entry.nodes.clone() {
-                    if self.peers.get_mut(&key).is_some_and(|peer| peer.on_pong(now, tx)) {
-                        return self.settle(now, &key);
-                    }
-                }
-            }
-            (Message::CallMeMaybe(addrs), Via::Derp(_, from)) if entry.nodes.contains(&from) => {
-                if let Some(peer) = self.peers.get_mut(&from).filter(|_| !self.config.derp_only) {
-                    peer.on_call_me_maybe(now, &addrs, &mut self.wants);
-                    self.settle(now, &from);
-                }
-            }
-            // Without a relay's word of who sent it, or not an answer to anything of ours.
-            (Message::Pong { .. } | Message::CallMeMaybe(_), _) => {}
-        }
-    }
-
-    fn on_ping(&mut self, now: Instant, key: &NodePublic, via: Via, tx: disco::TxId) {
-        let Some(peer) = self.peers.get_mut(key) else {
-            return;
-        };
-        let (from, src) = match via {
-            Via::Udp(from) => (Some(from), from),
-            Via::Derp(region, _) => (None, SocketAddr::new(DERP_MAGIC_IP.into(), region)),
-        };
-        let answer = peer.on_ping(now, from, tx, &mut self.wants);
-        if answer && let Some(sealed) = self.seal(key, &Message::Pong { tx, src }) {
-            self.outputs.push_back(match via {
-                Via::Udp(to) => Output::Udp { to, datagram: sealed },
-                Via::Derp(region, to) => Output::Derp {
-                    region,
-                    to,
-                    packet: sealed,
-                },
-            });
-        }
-        self.settle(now, key);
     }
 
     /// The relay says that `peer` isn't connected there (any more).
@@ -508,34 +425,10 @@ impl Magicsock {
         }
     }
 
-    /// Tells a peer through a relay where to ping us.
-    fn call(&mut self, now: Instant, key: &NodePublic) {
-        let addrs: Vec<_> = self.network.endpoints().iter().map(|e| e.addr).collect();
-        let region = self
-            .peers
-            .get(key)
-            .and_then(|peer| region_of(&self.relays, &self.map, peer));
-        let Some(region) = region.filter(|_| !addrs.is_empty()) else {
-            return;
-        };
-        if let Some(packet) = self.seal(key, &Message::CallMeMaybe(addrs)) {
-            self.relays.touch(now, region);
-            self.publish_regions();
-            let to = *key;
-            self.outputs.push_back(Output::Derp { region, to, packet });
-        }
-    }
-
     fn publish_regions(&mut self) {
         if let Some(regions) = self.relays.changed() {
             self.outputs.push_back(Output::Regions(regions));
         }
-    }
-
-    fn seal(&mut self, to: &NodePublic, message: &Message) -> Option<Bytes> {
-        let disco = self.peers.get(to)?.disco?;
-        let shared = self.discos.get_mut(&disco)?.shared(&self.config.disco, &disco);
-        Some(shared.seal(&self.disco, random()?, message))
     }
 }
 

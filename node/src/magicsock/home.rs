@@ -124,7 +124,8 @@ mod tests {
     #[test]
     fn home_changes_only_for_a_real_gain() {
         let map = map(&[1, 2]);
-        let rows: [(Option<RegionId>, bool, &[(RegionId, u64)], Option<RegionId>); 9] = [
+        type Row<'a> = (Option<RegionId>, bool, &'a [(RegionId, u64)], Option<RegionId>);
+        let rows: [Row<'_>; 9] = [
             // Nothing measured, nothing chosen.
             (Some(1), true, &[], None),
             (None, false, &[(1, 50), (2, 20)], Some(2)),

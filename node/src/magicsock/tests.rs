@@ -1,6 +1,7 @@
 //! Nodes facing each other in virtual time.
 
 use super::*;
+use crate::disco::SharedKey;
 
 mod hostile;
 mod network;
