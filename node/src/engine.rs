@@ -6,7 +6,7 @@ use std::{
     future::poll_fn,
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
     time::{Duration, Instant},
 };
@@ -39,6 +39,7 @@ use crate::{
 mod flow;
 mod inbound;
 mod listener;
+mod resolver;
 mod shared;
 mod stats;
 mod stream;
@@ -124,7 +125,9 @@ impl Engine {
             cancel.clone(),
         );
         let recent = config.hand_over.recent_peers;
-        let task = Task::new(shared.clone(), derp, derp_events, recent);
+        let (stun_hosts, hosts_to_find) = watch::channel(Vec::new());
+        tasks.spawn(resolver::run(shared.clone(), hosts_to_find, cancel.clone()));
+        let task = Task::new(shared.clone(), derp, derp_events, stun_hosts, recent);
         tasks.spawn(task.run(netmap, cancel));
         Ok(Self {
             shared,
@@ -149,6 +152,7 @@ impl Engine {
         let stream = self.connect(to)?;
         let opened = tokio::time::timeout(DIAL_TIMEOUT, opened(&stream)).await;
         opened.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        self.shared.stats.flows.fetch_add(1, Relaxed);
         Ok(stream)
     }
 

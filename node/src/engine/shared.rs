@@ -57,6 +57,8 @@ pub(super) struct Shared {
     pub(super) local: watch::Sender<LocalState>,
     pub(super) stats: Arc<Stats>,
     pub(super) mail: Mutex<Mail>,
+    /// Packets for relays.
+    pub(super) derp_queue: Mutex<VecDeque<(RegionId, NodePublic, Bytes)>>,
     pub(super) derp_only: bool,
     closed: AtomicBool,
     engine: Mutex<Option<Waker>>,
@@ -71,8 +73,6 @@ pub(super) struct Mail {
     pub(super) dirty: Vec<Arc<Flow>>,
     /// New entries for the timer wheel.
     pub(super) timers: Vec<(u64, Arc<Flow>)>,
-    /// Packets for relays.
-    pub(super) derp: VecDeque<(RegionId, NodePublic, Bytes)>,
     /// The node logged in with this key.
     pub(super) node_key: Option<NodePrivate>,
 }
@@ -98,6 +98,7 @@ impl Shared {
             local,
             stats,
             mail: Mutex::default(),
+            derp_queue: Mutex::default(),
             derp_only,
             closed: AtomicBool::new(false),
             engine: Mutex::default(),
@@ -157,9 +158,9 @@ impl Shared {
 
     /// Queues a packet for a relay; the engine hands it over in its next round.
     pub(super) fn queue_derp(&self, region: RegionId, to: NodePublic, packet: Bytes) {
-        let mut mail = self.mail.lock();
-        if mail.derp.len() < MAX_DERP_QUEUE {
-            mail.derp.push_back((region, to, packet));
+        let mut queue = self.derp_queue.lock();
+        if queue.len() < MAX_DERP_QUEUE {
+            queue.push_back((region, to, packet));
         } else {
             self.stats.tx_derp_dropped.fetch_add(1, Relaxed);
         }
@@ -247,7 +248,7 @@ impl Shared {
         self.listeners.close();
         self.kill_flows(|_| true);
         self.udp.flush();
-        // The mail holds flows, which hold peers.
         *self.mail.lock() = Mail::default();
+        *self.engine.lock() = None;
     }
 }

@@ -6,7 +6,6 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
-    net::IpAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -28,25 +27,25 @@ use super::{
     flow::{Flow, Stage},
     inbound::{Inbox, Origin},
     shared::{Mail, Shared},
-    view::View,
     wheel::Wheel,
 };
 use crate::{
     derp::{DerpClients, DerpEvent},
     derp_map::RegionId,
-    magicsock::{Output, Route},
     netmap::Netmap,
     state::RecentPeer,
     udp::RecvBuffers,
-    wg::Peer,
 };
+
+mod netmap;
+mod paths;
 
 /// gotatun's timers want 4 calls a second.
 const WIREGUARD_TICK: u64 = 250;
+/// How far ahead the next entry of the timer wheel is looked for, in ms.
+const WHEEL_HORIZON: u64 = 250;
 /// How often interfaces are listed and the ends of keys are looked at, in ms.
 const HOUSEKEEPING: u64 = 30_000;
-/// Packets from relays in one round.
-const DERP_BATCH: usize = 64;
 
 pub(super) struct Task {
     inbox: Inbox,
@@ -55,9 +54,10 @@ pub(super) struct Task {
     derp_events: mpsc::Receiver<DerpEvent>,
     /// Relay regions that path selection wants, home first.
     regions: Vec<RegionId>,
-    /// Peers of our predecessor that have not been greeted yet; then those that have not answered yet.
+    /// Names of STUN servers that somebody has to look up.
+    stun_hosts: watch::Sender<Vec<String>>,
+    /// Peers of our predecessor that have not been greeted yet.
     recent: Vec<RecentPeer>,
-    greeted: Vec<Arc<Peer>>,
     buffers: RecvBuffers,
     mail: Mail,
     wheel: Wheel<Arc<Flow>>,
@@ -72,6 +72,7 @@ impl Task {
         shared: Arc<Shared>,
         derp: DerpClients,
         derp_events: mpsc::Receiver<DerpEvent>,
+        stun_hosts: watch::Sender<Vec<String>>,
         recent: Vec<RecentPeer>,
     ) -> Self {
         Self {
@@ -80,8 +81,8 @@ impl Task {
             derp,
             derp_events,
             regions: Vec::new(),
+            stun_hosts,
             recent,
-            greeted: Vec::new(),
             buffers: RecvBuffers::new(),
             mail: Mail::default(),
             wheel: Wheel::new(),
@@ -114,7 +115,6 @@ impl Task {
                 never = poll_fn(|cx| self.round(cx)) => match never {},
             }
         }
-        self.shared.close();
     }
 
     fn round(&mut self, cx: &mut Context<'_>) -> Poll<Infallible> {
@@ -134,6 +134,7 @@ impl Task {
         }
         self.run_timers(now);
         self.follow_paths();
+        self.feed_relays();
         shared.udp.poll_blocked(cx);
         if derp || udp.is_ready() {
             cx.waker().wake_by_ref();
@@ -151,16 +152,6 @@ impl Task {
         }
         for (at, flow) in self.mail.timers.drain(..) {
             self.wheel.insert(at, flow);
-        }
-        for (region, to, packet) in std::mem::take(&mut self.mail.derp) {
-            let sent = self.derp.send(region, to, packet);
-            let stats = &self.shared.stats;
-            let counter = if sent {
-                &stats.tx_derp
-            } else {
-                &stats.tx_derp_dropped
-            };
-            counter.fetch_add(1, Relaxed);
         }
         for flow in std::mem::take(&mut self.mail.dirty) {
             flow.dirty.store(false, Release);
@@ -206,37 +197,6 @@ impl Task {
         }
     }
 
-    fn receive_derp(&mut self, cx: &mut Context<'_>, now: TcpInstant) -> bool {
-        for _ in 0..DERP_BATCH {
-            let Poll::Ready(Some(event)) = self.derp_events.poll_recv(cx) else {
-                return false;
-            };
-            match event {
-                DerpEvent::Packet { region, from, packet } => {
-                    self.shared.stats.rx_derp.fetch_add(1, Relaxed);
-                    self.inbox.datagram(now, Origin::Derp(region, from), &packet);
-                }
-                DerpEvent::PeerGone { region, peer } => {
-                    self.shared
-                        .paths
-                        .lock()
-                        .on_peer_gone(Instant::now(), region, peer);
-                }
-                DerpEvent::State { region, connected } => {
-                    self.shared
-                        .paths
-                        .lock()
-                        .on_derp_state(Instant::now(), region, connected);
-                    if connected {
-                        // What was said before there was a relay is lost.
-                        self.greet_again();
-                    }
-                }
-            }
-        }
-        true
-    }
-
     fn run_timers(&mut self, now: TcpInstant) {
         let ms = now.total_millis() as u64;
         let mut due = std::mem::take(&mut self.due);
@@ -270,144 +230,15 @@ impl Task {
         }
     }
 
-    fn list_interfaces(&self) {
-        match if_addrs::get_if_addrs() {
-            Ok(interfaces) => {
-                let addrs: Vec<IpAddr> = interfaces.iter().map(if_addrs::Interface::ip).collect();
-                self.shared.paths.lock().set_interfaces(Instant::now(), &addrs);
-            }
-            Err(error) => tracing::info!(%error, "Interface addresses not readable"),
-        }
-    }
-
-    /// Carries out what path selection wants.
-    fn follow_paths(&mut self) {
-        let now = Instant::now();
-        {
-            let mut paths = self.shared.paths.lock();
-            if paths.timeout(now).is_some_and(|wait| wait.is_zero()) {
-                paths.on_timeout(now);
-            }
-        }
-        loop {
-            let output = self.shared.paths.lock().poll_output();
-            match output {
-                None => return,
-                Some(Output::Udp { to, datagram }) => {
-                    if !self.shared.derp_only {
-                        self.shared.udp.queue(to, std::iter::once(datagram.as_ref()));
-                        self.shared.wake_engine();
-                    }
-                }
-                Some(Output::Derp { region, to, packet }) => {
-                    self.shared.queue_derp(region, to, packet);
-                    self.shared.wake_engine();
-                }
-                Some(Output::Regions(regions)) => {
-                    self.regions = regions;
-                    self.connect_derp();
-                }
-                Some(Output::Endpoints(endpoints)) => {
-                    self.shared.local.send_if_modified(|local| {
-                        let changed = local.endpoints != endpoints;
-                        local.endpoints = endpoints;
-                        changed
-                    });
-                }
-                Some(Output::NetInfo(net_info)) => {
-                    self.shared.local.send_if_modified(|local| {
-                        let changed = local.net_info != net_info;
-                        local.net_info = net_info;
-                        changed
-                    });
-                }
-                Some(Output::Path { peer, path }) => tracing::debug!(%peer, ?path, "Path to peer changed"),
-            }
-        }
-    }
-
-    fn connect_derp(&mut self) {
-        if let Some(view) = self.shared.view.load_full() {
-            self.derp.set_regions(&view.netmap.derp, &self.regions);
-        }
-    }
-
-    /// Takes over a netmap.
-    fn apply(&mut self, netmap: Arc<Netmap>) {
-        let view = Arc::new(View::new(netmap.clone()));
-        let old = self.shared.view.swap(Some(view.clone()));
-        self.drop_strangers();
-        self.shared.paths.lock().set_netmap(Instant::now(), &netmap);
-        if old.is_some_and(|old| old.netmap.derp != netmap.derp) {
-            self.connect_derp();
-        }
-        self.greet(&view);
-    }
-
-    /// Ends the sessions and flows of peers that are gone, and flows whose addresses are no longer theirs or ours.
-    fn drop_strangers(&self) {
-        let Some(view) = self.shared.view.load_full() else {
-            return;
-        };
-        let gone = self.shared.peers.retain(|key| view.peer(key));
-        for peer in &gone {
-            tracing::debug!(peer = %peer.key, "Peer removed");
-        }
-        self.shared.kill_flows(|flow| {
-            let ours = flow.key.local.ip();
-            !(view.is_own(ours) || self.shared.listeners.has_address(ours))
-                || !flow.peer.may_send_from(flow.key.remote.ip())
-                || gone.iter().any(|peer| Arc::ptr_eq(peer, &flow.peer))
-        });
-    }
-
-    /// Starts handshakes with the peers that our predecessor served last: they would wait up to 5 s before they
-    /// try again on their own.
-    fn greet(&mut self, view: &View) {
-        for recent in std::mem::take(&mut self.recent) {
-            let Some(node) = view.peer(&recent.key) else {
-                continue;
-            };
-            let peer = self.shared.peers.peer(&node);
-            if let Some(addr) = recent.addr {
-                peer.set_addr(addr);
-            }
-            self.say_hello(&peer, false);
-            self.greeted.push(peer);
-        }
-    }
-
-    fn greet_again(&mut self) {
-        for peer in std::mem::take(&mut self.greeted) {
-            if peer.seen().at.is_none() {
-                self.say_hello(&peer, true);
-                self.greeted.push(peer);
-            }
-        }
-    }
-
-    fn say_hello(&self, peer: &Arc<Peer>, again: bool) {
-        let Some(hello) = self.shared.peers.initiate(peer, again) else {
-            return;
-        };
-        let route = self.shared.route(peer);
-        let remembered = Route {
-            udp: peer.seen().addr.filter(|addr| Some(*addr) != route.udp),
-            derp: None,
-        };
-        let hello = [hello];
-        self.shared.send_by(route, peer, &hello);
-        self.shared.send_by(remembered, peer, &hello);
-    }
-
     fn sleep_until_next(&mut self, now: TcpInstant, cx: &mut Context<'_>) {
         let ms = now.total_millis() as u64;
-        let busy = !self.wheel.is_empty() || !self.shared.peers.is_idle();
         let mut next = self.next_housekeeping;
-        if busy {
-            next = next.min(self.next_tick.max(ms)).min(ms + WIREGUARD_TICK);
+        if !self.shared.peers.is_idle() {
+            next = next.min(self.next_tick);
         }
-        next = next.min(self.wheel.next(WIREGUARD_TICK).unwrap_or(u64::MAX));
+        if !self.wheel.is_empty() {
+            next = next.min(self.wheel.next(WHEEL_HORIZON).unwrap_or(ms + WHEEL_HORIZON));
+        }
         let paths = self.shared.paths.lock().timeout(Instant::now());
         let wait = paths
             .unwrap_or(Duration::MAX)
@@ -421,5 +252,12 @@ impl Task {
         if self.sleep.as_mut().poll(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
+    }
+}
+
+/// However the task ends, everybody who waits for it finds out.
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.shared.close();
     }
 }

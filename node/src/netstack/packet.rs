@@ -172,7 +172,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(packet: Vec<u8>) {
             if let Some(header) = Header::parse(&packet) {
-                let payload = &packet[header.payload.clone()];
+                let payload = &packet[header.payload];
                 let _ = Segment::parse(payload);
             }
         }

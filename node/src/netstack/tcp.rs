@@ -13,7 +13,10 @@ use smoltcp::{
     wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint},
 };
 
+use self::window::Window;
 use super::{arena::Buffers, device::Wire, packet::FlowKey};
+
+mod window;
 
 /// An ACK waits this long for data to travel with.
 const ACK_DELAY: Duration = Duration::from_millis(10);
@@ -28,6 +31,7 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(240);
 pub(crate) struct Tcp {
     buffers: Buffers,
     iface: Interface,
+    window: Window,
 }
 
 /// What a read found.
@@ -71,7 +75,11 @@ impl Tcp {
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(Some(ACK_DELAY));
         socket.set_timeout(Some(OPEN_TIMEOUT));
-        Self { buffers, iface }
+        Self {
+            window: Window::new(socket.recv_capacity()),
+            buffers,
+            iface,
+        }
     }
 
     /// The opening handshake is over: from now on silence is measured, not the handshake.
@@ -84,25 +92,35 @@ impl Tcp {
     /// Processes one packet. An immediate answer (RST, challenge ACK) lands in `out`.
     pub(crate) fn ingress(&mut self, now: Instant, packet: &[u8], out: &mut Vec<BytesMut>) {
         self.buffers.touch();
+        if let Some(ack) = self.window.acceptable_ack(packet) {
+            self.receive(now, &ack, out);
+        }
+        self.receive(now, packet, out);
+    }
+
+    fn receive(&mut self, now: Instant, packet: &[u8], out: &mut Vec<BytesMut>) {
+        let first = out.len();
         let mut wire = Wire {
             rx: Some(packet),
             out,
         };
         self.iface
             .poll_ingress_single(now, &mut wire, self.buffers.sockets());
+        self.window.note_sent(out.get(first..).unwrap_or_default());
     }
 
     /// Emits everything that is due: data, ACKs, window updates, retransmissions.
     pub(crate) fn egress(&mut self, now: Instant, out: &mut Vec<BytesMut>) {
+        let first = out.len();
         // One segment per call.
         loop {
             let mut wire = Wire { rx: None, out };
-            if self.iface.poll_egress(now, &mut wire, self.buffers.sockets())
-                != PollResult::SocketStateChanged
-            {
-                return;
+            let result = self.iface.poll_egress(now, &mut wire, self.buffers.sockets());
+            if result != PollResult::SocketStateChanged {
+                break;
             }
         }
+        self.window.note_sent(out.get(first..).unwrap_or_default());
     }
 
     /// When [`Self::egress`] has something to do next.

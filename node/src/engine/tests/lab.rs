@@ -28,6 +28,15 @@ impl Side {
     pub(super) fn start(id: u8, recent_peers: Vec<RecentPeer>) -> Self {
         let key = NodePrivate::generate().unwrap();
         let disco = DiscoPrivate::generate().unwrap();
+        Self::start_as(id, key, disco, recent_peers)
+    }
+
+    /// The same node once more, on another port.
+    pub(super) fn restart(old: &Self, recent_peers: Vec<RecentPeer>) -> Self {
+        Self::start_as(old.id, old.key.clone(), old.disco.clone(), recent_peers)
+    }
+
+    fn start_as(id: u8, key: NodePrivate, disco: DiscoPrivate, recent_peers: Vec<RecentPeer>) -> Self {
         let config = EngineConfig {
             node_key: key.clone(),
             disco_key: disco.clone(),

@@ -1,0 +1,68 @@
+//! What a new netmap means for sessions, flows and relays.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{super::view::View, Task};
+use crate::{magicsock::Route, netmap::Netmap, wg::Peer};
+
+impl Task {
+    /// Takes over a netmap.
+    pub(super) fn apply(&mut self, netmap: Arc<Netmap>) {
+        let view = Arc::new(View::new(netmap.clone()));
+        let old = self.shared.view.swap(Some(view.clone()));
+        self.drop_strangers();
+        self.shared.paths.lock().set_netmap(Instant::now(), &netmap);
+        if old.is_none_or(|old| old.netmap.derp != netmap.derp) {
+            self.connect_derp();
+            let hosts = self.shared.paths.lock().stun_hosts();
+            self.stun_hosts.send_replace(hosts);
+        }
+        self.greet(&view);
+    }
+
+    /// Ends the sessions and flows of peers that are gone, and flows whose addresses are no longer theirs or ours.
+    pub(super) fn drop_strangers(&self) {
+        let Some(view) = self.shared.view.load_full() else {
+            return;
+        };
+        let gone = self.shared.peers.retain(|key| view.peer(key));
+        for peer in &gone {
+            tracing::debug!(peer = %peer.key, "Peer removed");
+        }
+        self.shared.kill_flows(|flow| {
+            let ours = flow.key.local.ip();
+            !(view.is_own(ours) || self.shared.listeners.has_address(ours))
+                || !flow.peer.may_send_from(flow.key.remote.ip())
+                || gone.iter().any(|peer| Arc::ptr_eq(peer, &flow.peer))
+        });
+    }
+
+    /// Starts handshakes with the peers that our predecessor served last: they would wait up to 5 s before they
+    /// try again on their own.
+    fn greet(&mut self, view: &View) {
+        for recent in std::mem::take(&mut self.recent) {
+            let Some(node) = view.peer(&recent.key) else {
+                continue;
+            };
+            let peer = self.shared.peers.peer(&node);
+            if let Some(addr) = recent.addr {
+                peer.set_addr(addr);
+            }
+            self.say_hello(&peer);
+        }
+    }
+
+    fn say_hello(&self, peer: &Arc<Peer>) {
+        let Some(hello) = self.shared.peers.initiate(peer) else {
+            return;
+        };
+        let route = self.shared.route(peer);
+        let remembered = Route {
+            udp: peer.seen().addr.filter(|addr| Some(*addr) != route.udp),
+            derp: None,
+        };
+        let hello = [hello];
+        self.shared.send_by(route, peer, &hello);
+        self.shared.send_by(remembered, peer, &hello);
+    }
+}

@@ -1,0 +1,167 @@
+//! Bad paths, restarts, new keys.
+
+use serde_json::json;
+use tokio::{net::UdpSocket, task::JoinSet};
+
+use super::*;
+
+/// Stands between two sockets and does to their datagrams what `meddle` says: the copies to send now.
+async fn relay(
+    socket: Arc<UdpSocket>,
+    [a, b]: [SocketAddr; 2],
+    mut meddle: impl FnMut(Vec<u8>) -> Vec<Vec<u8>>,
+) {
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let (n, from) = socket.recv_from(&mut buffer).await.unwrap();
+        let to = if from == a { b } else { a };
+        for datagram in meddle(buffer[..n].to_vec()) {
+            socket.send_to(&datagram, to).await.unwrap();
+        }
+    }
+}
+
+/// Two nodes that reach each other through such a relay alone.
+async fn pair_through(
+    meddle: impl FnMut(Vec<u8>) -> Vec<Vec<u8>> + Send + 'static,
+    tasks: &mut JoinSet<()>,
+) -> (Side, Side) {
+    let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let between = socket.local_addr().unwrap();
+    let b = Side::start(2, Vec::new());
+    let a = Side::start(1, vec![b.as_recent(between)]);
+    tasks.spawn(relay(socket, [a.endpoint(), b.endpoint()], meddle));
+    let by_relay = |side: &Side| {
+        let mut node = side.node();
+        node["Endpoints"] = json!([between]);
+        node
+    };
+    b.meet(&[by_relay(&a)]).await;
+    a.meet(&[by_relay(&b)]).await;
+    (a, b)
+}
+
+#[tokio::test]
+async fn loss_reordering_and_duplicates_cost_time_but_no_bytes() {
+    let mut tasks = JoinSet::new();
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut held = None;
+    let (a, b) = pair_through(
+        move |datagram| match random.u8(..100) {
+            0 => vec![],
+            1 => {
+                let before = held.replace(datagram);
+                before.into_iter().collect()
+            }
+            2 => vec![datagram.clone(), datagram],
+            _ => [datagram].into_iter().chain(held.take()).collect(),
+        },
+        &mut tasks,
+    )
+    .await;
+    serve_echo(&b, &mut tasks);
+    // A handshake may be lost as well, which costs 5 s.
+    assert_echo(a.engine.dial(b.addr(PORT)).await.unwrap(), 1 << 20).await;
+    assert!(a.dropped(DropReason::Replayed) + b.dropped(DropReason::Replayed) > 0);
+}
+
+#[tokio::test]
+async fn garbage_and_replays_are_dropped() {
+    let recorded = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let recorder = recorded.clone();
+    let mut tasks = JoinSet::new();
+    let (a, b) = pair_through(
+        move |datagram| {
+            recorder.lock().push(datagram.clone());
+            vec![datagram]
+        },
+        &mut tasks,
+    )
+    .await;
+    serve_echo(&b, &mut tasks);
+    assert_echo(a.engine.dial(b.addr(PORT)).await.unwrap(), 50_000).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut sent = 0;
+    let recorded = std::mem::take(&mut *recorded.lock());
+    for datagram in recorded.iter().filter(|d| matches!(d[0], 1..=4)).take(100) {
+        let mut torn = datagram.clone();
+        let last = torn.len() - 1;
+        torn[last] ^= 1;
+        for datagram in [&datagram[..], &torn, &datagram[..last], &[datagram[0]; 48]] {
+            socket.send_to(datagram, b.endpoint()).await.unwrap();
+            sent += 1;
+        }
+    }
+    for len in 0..200 {
+        socket.send_to(&pattern(len), b.endpoint()).await.unwrap();
+    }
+    assert!(sent > 50);
+    // Whether a torn packet counts as replayed or as not authentic depends on what is looked at first.
+    let counts = [
+        DropReason::Replayed,
+        DropReason::NotAuthentic,
+        DropReason::UnknownPeer,
+    ];
+    within(|| counts.iter().all(|reason| b.dropped(*reason) > 0)).await;
+    assert_echo(a.engine.dial(b.addr(PORT)).await.unwrap(), 50_000).await;
+}
+
+#[tokio::test]
+async fn a_successor_greets_the_peers_of_its_predecessor() {
+    let (a, b) = pair().await;
+    let (dialled, accepted) = connected(&a, &b).await;
+    drop((dialled, accepted));
+    let hand_over = b.engine.hand_over();
+    assert_eq!(hand_over.udp_port, Some(b.endpoint().port()));
+    assert_eq!(
+        hand_over.disco_key.unwrap().public(),
+        b.local.borrow().disco.unwrap()
+    );
+    let [recent] = &hand_over.recent_peers[..] else {
+        panic!("one peer was active: {:?}", hand_over.recent_peers)
+    };
+    assert_eq!((recent.key, recent.addr), (a.key.public(), Some(a.endpoint())));
+    let stamp = a.engine.hand_over().newest_tai64n.unwrap();
+    assert!(stamp.len() == 24 && stamp.starts_with("40000000"), "{stamp}");
+    b.stop().await;
+    // The same identity on another port: nobody told `a`, yet its dial goes through at once.
+    let c = Side::restart(&b, hand_over.recent_peers.clone());
+    c.meet(&[a.node()]).await;
+    let mut listener = c.engine.listen(None, PORT).unwrap();
+    within(|| {
+        a.engine
+            .hand_over()
+            .recent_peers
+            .iter()
+            .any(|peer| peer.addr == Some(c.endpoint()))
+    })
+    .await;
+    let dialled = tokio::time::timeout(Duration::from_secs(4), a.engine.dial(c.addr(PORT))).await;
+    dialled.unwrap().unwrap();
+    listener.accept().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_new_node_key_is_a_new_peer() {
+    let (a, b) = pair().await;
+    let (dialled, accepted) = connected(&a, &b).await;
+    drop((dialled, accepted));
+    let key = NodePrivate::generate().unwrap();
+    b.engine.set_node_key(key.clone());
+    let mut node = b.node();
+    node["Key"] = serde_json::to_value(key.public()).unwrap();
+    b.hear(json!({"Node": node})).await;
+    a.hear(json!({"PeersChanged": [node]})).await;
+    let _listener = b.engine.listen(None, PORT).unwrap();
+    let peer = a
+        .engine
+        .shared
+        .view
+        .load_full()
+        .unwrap()
+        .peer(&key.public())
+        .unwrap();
+    a.engine.shared.peers.peer(&peer).set_addr(b.endpoint());
+    let dialled = a.engine.dial(b.addr(PORT)).await.unwrap();
+    assert_eq!(dialled.peer_key(), key.public());
+}
