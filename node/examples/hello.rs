@@ -3,18 +3,19 @@
 
 use postern_node::{
     control::AuthKey,
+    engine::TcpStream,
     node::{Config, Node},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().init();
     let mut config = Config {
         hostname: "hello".to_owned(),
+        auth_key: std::env::var("TS_AUTHKEY").ok().map(AuthKey::new),
         ..Config::default()
     };
-    config.auth_key = std::env::var("TS_AUTHKEY").ok().map(AuthKey::new);
     if let Some(url) = std::env::args().nth(1) {
         config.control_url = url;
     }
@@ -24,18 +25,26 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing::info!(name = me.name, "On the tailnet");
 
     let mut listener = node.listen(80)?;
-    while let Some(mut stream) = listener.accept().await {
+    while let Some(stream) = listener.accept().await {
         let who = node.whois(stream.peer_addr().ip(), stream.local_addr().ip());
-        let name = who.map_or_else(|| "stranger".to_owned(), |w| w.user.display_name.clone());
-        let mut request = [0; 4096];
-        stream.read(&mut request).await?;
-        let body = format!("Hello, {name}!\n");
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(answer.as_bytes()).await?;
-        stream.shutdown().await?;
+        let name = who.map_or_else(|| "stranger".to_owned(), |who| who.user.display_name.clone());
+        if let Err(error) = greet(stream, &name).await {
+            tracing::info!(%error, name, "A visitor left early");
+        }
     }
     Ok(())
+}
+
+/// Answers one request, whatever it asks for.
+async fn greet(stream: TcpStream, name: &str) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    while stream.read_line(&mut line).await? > 2 {
+        line.clear();
+    }
+    let body = format!("Hello, {name}!\n");
+    let length = body.len();
+    let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
 }
