@@ -164,7 +164,9 @@ impl Exchange<'_> {
         let (table, identity) = match &site.behaviour {
             Behaviour::Routes { table, identity } => (table, identity),
             Behaviour::RedirectToHttps { port } => {
-                return Ok(Outcome::Own(site::redirect_to_https(&head, &admitted, *port)));
+                return Ok(Outcome::Own(site::redirect_to_https(
+                    &site, &head, &admitted, *port,
+                )));
             }
         };
         let route = table

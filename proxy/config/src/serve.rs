@@ -12,7 +12,7 @@ use crate::group::{
     Scheme, Tcp, Timeouts,
 };
 
-/// Stands for the name's own domain.
+/// Stands for the name's own domain: in keys, and in texts and redirects, where the proxy replaces it.
 pub const CERT_DOMAIN: &str = "${TS_CERT_DOMAIN}";
 
 /// Why a `serve.json` is refused.
@@ -194,7 +194,6 @@ fn http(hosts: Hosts) -> Result<Http, ServeError> {
 /// Go's order: text, redirect, path, proxy.
 fn backend(at: &str, handler: HttpHandler) -> Result<Backend, ServeError> {
     if !handler.text.is_empty() {
-        no_domain(&format!("{at}.Text"), &handler.text)?;
         return Ok(Backend::Text { text: handler.text });
     }
     if !handler.redirect.is_empty() {
@@ -226,7 +225,7 @@ fn redirect(at: &str, text: &str) -> Result<Backend, ServeError> {
     };
     Ok(Backend::Redirect {
         status,
-        location: location.replace(CERT_DOMAIN, "${HOST}"),
+        location: location.to_owned(),
     })
 }
 
@@ -301,7 +300,7 @@ fn no_domain(at: &str, text: &str) -> Result<(), ServeError> {
     if text.contains(CERT_DOMAIN) {
         return Err(field(
             at,
-            format!("{CERT_DOMAIN} is understood in keys of Web, in TerminateTLS and in Redirect"),
+            format!("{CERT_DOMAIN} is understood in keys of Web, in TerminateTLS, Text and Redirect"),
         ));
     }
     Ok(())

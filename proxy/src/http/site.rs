@@ -12,6 +12,8 @@ use crate::route::{Host, Table};
 /// A listener's content; swapped whole.
 #[derive(Debug)]
 pub struct Site {
+    /// The name's own full name.
+    pub fqdn: String,
     /// Every host that is answered for.
     pub hosts: AHashSet<String>,
     /// What is done with requests.
@@ -35,8 +37,9 @@ pub enum Behaviour {
     },
 }
 
-/// To the same host and path over HTTPS.
+/// To the same host and path over HTTPS; from the short name to the full one, which certificates have.
 pub(super) fn redirect_to_https(
+    site: &Site,
     head: &request::Parts,
     admitted: &Admitted,
     port: u16,
@@ -46,11 +49,11 @@ pub(super) fn redirect_to_https(
     } else {
         format!(":{port}")
     };
-    let location = format!(
-        "https://{}{port}{}",
-        admitted.host.as_str(),
-        path_and_query(head, admitted)
-    );
+    let host = match admitted.host.as_str() {
+        short if !short.contains('.') => &site.fqdn,
+        full => full,
+    };
+    let location = format!("https://{host}{port}{}", path_and_query(head, admitted));
     // 308 keeps the method; for plain requests the older code is the more widely known.
     let status = match head.method {
         Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,

@@ -196,9 +196,9 @@ mod tests {
         #[test]
         fn normalising_twice_is_normalising_once(raw in "(/|/[a-z%.;0-9A-Fa-f/~]{0,30}|\\PC{0,20})") {
             if let Ok(once) = Path::parse(&raw) {
-                prop_assert_eq!(Path::parse(once.as_str()).unwrap(), once.clone());
                 prop_assert!(!once.as_str().contains("//"));
                 prop_assert!(once.segments().all(|s| s != ".." && s != "."));
+                prop_assert_eq!(Path::parse(once.as_str()).unwrap(), once);
             }
         }
     }

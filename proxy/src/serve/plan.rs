@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use postern_proxy_config::group::{Backend, Identity, Listener, Name, Protocol, Tcp};
+use postern_proxy_config::{
+    group::{Backend, Identity, Listener, Name, Protocol, Route, Tcp},
+    serve::CERT_DOMAIN,
+};
 
 use crate::{
     http::{Behaviour, Site},
@@ -80,7 +83,7 @@ pub(super) fn site<'a>(protocol: &Protocol, fqdn: &'a str, own: impl Iterator<It
     let behaviour = match protocol {
         Protocol::Https(http) | Protocol::Http(http) => Behaviour::Routes {
             // The plan has compiled them already.
-            table: Table::compile(&http.routes).unwrap_or_default(),
+            table: Table::compile(&with_domain(&http.routes, fqdn)).unwrap_or_default(),
             identity: http.identity.clone(),
         },
         Protocol::RedirectToHttps { port } => Behaviour::RedirectToHttps { port: *port },
@@ -91,16 +94,29 @@ pub(super) fn site<'a>(protocol: &Protocol, fqdn: &'a str, own: impl Iterator<It
     };
     let mut hosts: ahash::AHashSet<String> = own.map(str::to_owned).collect();
     hosts.insert(fqdn.to_ascii_lowercase());
-    if let Some((label, _)) = fqdn.split_once('.')
-        && matches!(protocol, Protocol::Http(_))
-    {
-        // `http://name/` as search domains have it. A redirect to https needs the full name.
+    if let Some((label, _)) = fqdn.split_once('.') {
+        // `http://name/`, as search domains have it.
         hosts.insert(label.to_ascii_lowercase());
     }
     if let Behaviour::Routes { table, .. } = &behaviour {
         hosts.extend(table.hosts().map(str::to_owned));
     }
-    Site { hosts, behaviour }
+    Site {
+        fqdn: fqdn.to_ascii_lowercase(),
+        hosts,
+        behaviour,
+    }
+}
+
+/// Texts and redirects of a `serve.json` may name the domain, which only the node knows.
+fn with_domain(routes: &[Route], fqdn: &str) -> Vec<Route> {
+    let mut routes = routes.to_vec();
+    for route in &mut routes {
+        if let Backend::Text { text } | Backend::Redirect { location: text, .. } = &mut route.backend {
+            *text = text.replace(CERT_DOMAIN, fqdn);
+        }
+    }
+    routes
 }
 
 fn forward(index: usize, tcp: &Tcp) -> Result<Arc<Forward>, PlanError> {

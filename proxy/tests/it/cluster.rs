@@ -96,7 +96,7 @@ impl ApiServer {
                 .split('&')
                 .find_map(|q| {
                     q.strip_prefix("fieldSelector=metadata.name%3D")
-                        .or(q.strip_prefix("fieldSelector=metadata.name="))
+                        .or_else(|| q.strip_prefix("fieldSelector=metadata.name="))
                 })
                 .unwrap_or_else(|| panic!("not one named object: {query}"));
             let key = format!("configmaps/{name}");

@@ -140,6 +140,13 @@ async fn routes_rules_and_failures() {
         "{answer}"
     );
 
+    let short = "GET /x HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n";
+    let answer = front.raw(8080, short).await;
+    assert!(
+        answer.contains(&format!("location: https://{FQDN}/x\r\n")),
+        "{answer}"
+    );
+
     // Too large, announced or not.
     let announced = format!(
         "POST /small HTTP/1.1\r\nHost: {FQDN}\r\nContent-Length: 5\r\nConnection: close\r\n\r\n12345"

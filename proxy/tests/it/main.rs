@@ -1,6 +1,7 @@
 //! The whole proxy in one process: a node that is loopback TCP in front, backends behind.
 
 #![expect(unreachable_pub, reason = "nothing leaves a test binary")]
+#![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod attacks;
 mod backend;
