@@ -89,7 +89,7 @@ pub struct Run {
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
     /// What is logged, e.g. `info,postern_node=debug`; `access=off` turns the access log off.
-    #[arg(long, default_value = "info", env = "POSTERN_LOG")]
+    #[arg(long, default_value = "info", env = "RUST_LOG")]
     pub log: String,
 }
 
