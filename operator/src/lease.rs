@@ -126,19 +126,17 @@ impl Election {
         self.write(current).await.map(drop)
     }
 
-    /// Leaves the Lease held by nobody who lives for a while, so that no candidate takes it meanwhile.
-    ///
-    /// # Errors
-    /// When the API server doesn't answer or somebody else has taken it.
-    pub async fn block(&mut self, time: Duration) -> Result<(), kube::Error> {
-        let Some(mut lease) = self.last.clone() else {
-            return Ok(());
-        };
-        let spec = lease.spec.get_or_insert_default();
-        spec.lease_duration_seconds = Some(i32::try_from(time.as_secs()).unwrap_or(i32::MAX));
-        spec.renew_time = Some(MicroTime(Timestamp::now()));
-        self.last = Some(bounded(self.api.replace(NAME, &PostParams::default(), &lease)).await?);
-        Ok(())
+    /// Keeps it until it is lost. Whoever stops leaves it as it is, so that no candidate takes it for a while.
+    pub async fn keep(&mut self) {
+        let mut renewed = Instant::now();
+        while renewed.elapsed() < RENEW_DEADLINE {
+            tokio::time::sleep(RETRY).await;
+            match self.attempt().await {
+                Ok(true) => renewed = Instant::now(),
+                Ok(false) => return,
+                Err(error) => tracing::warn!(%error, "Failed to renew the lease; it is tried again"),
+            }
+        }
     }
 
     async fn attempt(&mut self) -> Result<bool, kube::Error> {

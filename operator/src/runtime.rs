@@ -1,7 +1,7 @@
 //! The process: stores, then the lease, then the controllers, and an orderly end.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     convert::Infallible,
     hash::Hash,
     sync::Arc,
@@ -29,7 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::{self, Admin},
-    apply::{Applied, Kind, TIMEOUT},
+    apply::{Applied, Kind, call},
     args::Common,
     context::{Context, Error, Settings},
     device,
@@ -46,7 +46,7 @@ use crate::{
 const CONCURRENCY: u16 = 16;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_DOUBLING: u32 = 8;
-const DEFAULT_TAILNET_RETRY: Duration = Duration::from_secs(1);
+const START_RETRY: Duration = Duration::from_secs(1);
 /// Pods get 30 s.
 const END_WITHIN: Duration = Duration::from_secs(20);
 
@@ -56,7 +56,6 @@ const END_WITHIN: Duration = Duration::from_secs(20);
 /// When the API server can't be reached at all, or the admin port can't be had.
 pub async fn run(common: Common) -> anyhow::Result<()> {
     let client = Client::try_default().await.context("find the API server")?;
-    let settings = settings(&client, &common).await?;
     let (cancel, tracker) = (CancellationToken::new(), TaskTracker::new());
     end_on_signal(&tracker, cancel.clone())?;
 
@@ -70,6 +69,7 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
         .await
         .context("serve the admin port")?;
 
+    let settings = settings(&client, &common, &cancel).await?;
     let (stores, writers) = stores::stores(&settings.namespace);
     let (queues, outlets) = queues(&settings.namespace);
     let acting = cancel.child_token();
@@ -126,7 +126,7 @@ fn make_default_tailnet(
             tokio::select! {
                 biased;
                 () = acting.cancelled() => return,
-                () = tokio::time::sleep(DEFAULT_TAILNET_RETRY) => {}
+                () = tokio::time::sleep(START_RETRY) => {}
             }
         }
     });
@@ -155,19 +155,13 @@ pub fn context(
 /// What the command line says, with the cluster's identity.
 ///
 /// # Errors
-/// When the API server doesn't tell it.
-pub async fn settings(client: &Client, common: &Common) -> anyhow::Result<Settings> {
+/// When the process is to end before the API server tells it.
+async fn settings(client: &Client, common: &Common, cancel: &CancellationToken) -> anyhow::Result<Settings> {
     let cluster_id = match &common.cluster_id {
         Some(id) => id.clone(),
-        None => {
-            let get = Api::<Namespace>::all(client.clone());
-            let namespace = tokio::time::timeout(TIMEOUT, get.get("kube-system"));
-            let namespace = namespace
-                .await
-                .context("get namespace kube-system")?
-                .context("get namespace kube-system")?;
-            namespace.metadata.uid.unwrap_or_default()
-        }
+        None => cluster_id(client, cancel)
+            .await
+            .context("ended before the API server answered")?,
     };
     Ok(Settings {
         namespace: common.namespace.clone(),
@@ -176,6 +170,22 @@ pub async fn settings(client: &Client, common: &Common) -> anyhow::Result<Settin
         pull_policy: common.pull_policy.clone(),
         proxy_log: common.proxy_log.clone(),
     })
+}
+
+/// Waits for the API server: a process that ended instead would be started later and later.
+async fn cluster_id(client: &Client, cancel: &CancellationToken) -> Option<String> {
+    let namespaces = Api::<Namespace>::all(client.clone());
+    loop {
+        match call::<Namespace, _>("get", "kube-system", namespaces.get("kube-system")).await {
+            Ok(namespace) => return namespace.metadata.uid,
+            Err(error) => tracing::warn!(error = %chain(&error), "The API server doesn't answer yet"),
+        }
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return None,
+            () = tokio::time::sleep(START_RETRY) => {}
+        }
+    }
 }
 
 /// A client of its own for the lease: the usual one repeats a call for minutes.
@@ -306,13 +316,14 @@ fn queue_stream<K>(
 where
     K: Lookup<DynamicType = ()> + 'static,
 {
-    let held = (queue, gate, readiness, Vec::<ObjectRef<K>>::new(), false);
+    let held = (queue, gate, readiness, HashSet::<ObjectRef<K>>::new(), false);
     stream::unfold(
         held,
         |(mut queue, gate, readiness, mut waiting, mut open)| async move {
             loop {
                 if open {
-                    if let Some(key) = waiting.pop() {
+                    if let Some(key) = waiting.iter().next().cloned() {
+                        waiting.remove(&key);
                         return Some((Ok(key), (queue, gate, readiness, waiting, open)));
                     }
                     let key = queue.recv().await?;
@@ -325,10 +336,7 @@ where
                 tokio::select! {
                     biased;
                     key = queue.recv() => {
-                        let key = key?;
-                        if !waiting.contains(&key) {
-                            waiting.push(key);
-                        }
+                        waiting.insert(key?);
                     }
                     () = tokio::time::sleep(Duration::from_millis(20)) => {}
                 }

@@ -3,6 +3,8 @@
 //! Decisions read these stores and nothing else, so a reconcile costs no list. An event is passed on only
 //! after it is in the store: whoever it wakes reads at least that state.
 
+#[cfg(test)]
+pub mod fixtures;
 mod watches;
 
 use std::sync::Arc;

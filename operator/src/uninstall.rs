@@ -43,8 +43,6 @@ use crate::{
 
 /// A leader notices within two seconds that the lease is another's, and ends.
 const LEADER_ENDS: Duration = Duration::from_secs(6);
-/// No candidate may take over before the Deployment is gone.
-const BLOCKED: Duration = Duration::from_secs(600);
 const PODS_END: Duration = Duration::from_secs(45);
 const LOOK: Duration = Duration::from_millis(500);
 const TRIES: u32 = 5;
@@ -55,32 +53,43 @@ const TRIES: u32 = 5;
 /// When the API server can't be told. A device that is left behind is no error: its name is in the log.
 pub async fn run(common: Common) -> anyhow::Result<()> {
     let client = Client::try_default().await.context("find the API server")?;
-    take_over(&common).await?;
-    let namespace = &common.namespace;
+    let mut election = take_over(&common).await?;
+    let work = async {
+        sleep(LEADER_ENDS).await;
+        remove(&client, &common.namespace).await
+    };
+    // Helm deletes the Deployment before the lease, which is left as it is, expires.
+    tokio::select! {
+        biased;
+        result = work => result,
+        () = election.keep() => anyhow::bail!("another replica has taken the lease: try again"),
+    }
+}
 
-    remove_all::<StatefulSet>(&client, namespace).await?;
-    wait_for_pods(&client, namespace).await?;
-    remove_devices(&client, namespace).await?;
-    let_go(&client).await?;
-    remove_all::<RoleBinding>(&client, namespace).await?;
-    remove_all::<Role>(&client, namespace).await?;
-    remove_all::<ServiceAccount>(&client, namespace).await?;
-    remove_all::<NetworkPolicy>(&client, namespace).await?;
-    remove_all::<PodDisruptionBudget>(&client, namespace).await?;
-    remove_all::<ConfigMap>(&client, namespace).await?;
-    remove_all::<Secret>(&client, namespace).await?;
+async fn remove(client: &Client, namespace: &str) -> anyhow::Result<()> {
+    remove_all::<StatefulSet>(client, namespace).await?;
+    wait_for_pods(client, namespace).await?;
+    remove_devices(client, namespace).await?;
+    let_go(client).await?;
+    remove_all::<RoleBinding>(client, namespace).await?;
+    remove_all::<Role>(client, namespace).await?;
+    remove_all::<ServiceAccount>(client, namespace).await?;
+    remove_all::<NetworkPolicy>(client, namespace).await?;
+    remove_all::<PodDisruptionBudget>(client, namespace).await?;
+    remove_all::<ConfigMap>(client, namespace).await?;
+    remove_all::<Secret>(client, namespace).await?;
     tracing::info!("Removed everything that the operator made");
     Ok(())
 }
 
 /// Makes the operator's replicas stand still.
-async fn take_over(common: &Common) -> anyhow::Result<()> {
+async fn take_over(common: &Common) -> anyhow::Result<Election> {
     let api = runtime::lease_api(common).await?;
     let mut election = Election::new(api, format!("uninstall-{}", common.instance));
     let mut tries = 0;
     loop {
         match election.seize().await {
-            Ok(()) => break,
+            Ok(()) => return Ok(election),
             // The leader renews every two seconds and may be faster.
             Err(error) if tries < TRIES => {
                 tries += 1;
@@ -90,9 +99,6 @@ async fn take_over(common: &Common) -> anyhow::Result<()> {
             Err(error) => return Err(error).context("take the lease"),
         }
     }
-    election.block(BLOCKED).await.context("keep the lease")?;
-    sleep(LEADER_ENDS).await;
-    Ok(())
 }
 
 async fn wait_for_pods(client: &Client, namespace: &str) -> anyhow::Result<()> {

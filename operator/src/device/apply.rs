@@ -173,3 +173,6 @@ async fn patch(context: &Context, record: &Record, fields: Value) -> Result<(), 
         .await
         .map_err(Error::from)
 }
+
+#[cfg(test)]
+mod tests;

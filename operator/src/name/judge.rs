@@ -10,7 +10,7 @@ use postern_proxy_config::{
 };
 
 use crate::{
-    labels::{ROLE_OWN_CERTIFICATE, SOURCE, annotation, own_certificate},
+    labels::{GROUP, HOSTNAME, ROLE_OWN_CERTIFICATE, SOURCE, annotation, is_ours, label, own_certificate},
     model::{Claim, Hostname, NameSpec, Problem},
     name::{
         backends,
@@ -91,6 +91,7 @@ fn accept(
         return Err(Problem::new(reasons::NAME_TAKEN, "spec.hostname", message));
     }
 
+    unclaimed(stores, &claim.group, &hostname)?;
     let issued = issues_certificates(&tailnet);
     let certificates = certificates(claim, spec, &hostname, stores);
     if !issued && certificates.is_empty() {
@@ -123,6 +124,24 @@ fn accept(
         hostname,
         name,
     })
+}
+
+/// Names of Secrets are made of two names, so another's could be met; it is never written over.
+fn unclaimed(stores: &Stores, group: &str, hostname: &Hostname) -> Result<(), Problem> {
+    let host = hostname.as_str();
+    for name in [names::node_state(group, host), names::certificate(group, host)] {
+        let Some(secret) = stores.secret(&name) else {
+            continue;
+        };
+        let made_for = (label(&*secret, GROUP), label(&*secret, HOSTNAME));
+        if !is_ours(&*secret) || made_for != (Some(group), Some(host)) {
+            let message = format!(
+                "Secret {name} in the operator's namespace was made for something else: delete it or choose another name"
+            );
+            return Err(Problem::new(reasons::SECRET_NOT_OWNED, "", message));
+        }
+    }
+    Ok(())
 }
 
 /// Headscale has no `set-dns`, without which no certificate can be issued for its names.

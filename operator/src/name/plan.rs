@@ -127,3 +127,6 @@ fn copy(namespace: &str, claim: &Claim, name: &str, field: &str, source: &Secret
         ..Secret::default()
     })
 }
+
+#[cfg(test)]
+mod tests;

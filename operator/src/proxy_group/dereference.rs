@@ -13,7 +13,7 @@ use postern_proxy_config::{
 
 use crate::{
     ingress,
-    labels::{GROUP, ROLE, ROLE_OWN_CERTIFICATE, is_ours, label},
+    labels::{GROUP, ROLE, ROLE_OWN_CERTIFICATE, label},
     model::Claim,
     name::{
         claims::{self, Claims},
@@ -40,12 +40,10 @@ pub struct Inputs {
     pub records: BTreeMap<String, Record>,
     /// What is configured now, by name.
     pub before: BTreeMap<String, Name>,
-    /// Secrets of these names are there and ours.
+    /// Secrets of these names are there.
     pub secrets: Vec<String>,
     /// Copies of certificates for this group.
     pub own_certificates: Vec<String>,
-    /// Secrets that have a name that we need and aren't ours.
-    pub foreign: Vec<String>,
     /// What the replicas say.
     pub reports: Vec<Report>,
     /// Its pods.
@@ -88,16 +86,6 @@ pub fn dereference(stores: &Stores, group: &Arc<ProxyGroup>) -> Inputs {
             }
         })
         .collect();
-    let (secrets, foreign) =
-        (stores.secrets.state().iter()).fold((Vec::new(), Vec::new()), |mut lists, secret| {
-            let list = if is_ours(&**secret) {
-                &mut lists.0
-            } else {
-                &mut lists.1
-            };
-            list.push(secret.name_any());
-            lists
-        });
     Inputs {
         tailnet: stores.tailnet(&group.spec.tailnet_ref.name),
         class: (group.spec.proxy_class_name.as_ref())
@@ -106,8 +94,12 @@ pub fn dereference(stores: &Stores, group: &Arc<ProxyGroup>) -> Inputs {
         records,
         before,
         own_certificates: own_certificates(stores, &name),
-        secrets,
-        foreign,
+        secrets: stores
+            .secrets
+            .state()
+            .iter()
+            .map(|secret| secret.name_any())
+            .collect(),
         reports: report::reports(stores, &name, replicas),
         workload: stores
             .stateful_sets

@@ -83,7 +83,7 @@ pub fn plan(
     );
     secrets.retain(|secret| {
         let name = secret.metadata.name.as_ref();
-        name.is_some_and(|name| !inputs.secrets.contains(name) && !inputs.foreign.contains(name))
+        name.is_some_and(|name| !inputs.secrets.contains(name))
     });
     Plan {
         secrets,

@@ -1,1 +1,100 @@
+//! Golden files: `testdata/NAME.yaml` is what the cluster holds, `snapshots/` what is planned for the group
+//! `default`. `INSTA_UPDATE=always` writes them.
 
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    name::backends,
+    proxy_group::{dereference::dereference, validate::validate},
+    stores::{Stores, fixtures::filled},
+};
+
+fn settings() -> Settings {
+    Settings {
+        namespace: "postern".into(),
+        cluster_id: "cluster".into(),
+        proxy_image: "postern-proxy:test".into(),
+        pull_policy: "IfNotPresent".into(),
+        proxy_log: "info".into(),
+    }
+}
+
+fn planned(stores: &Stores) -> Plan {
+    let group = Arc::clone(&stores.proxy_group("default").expect("a group"));
+    let inputs = dereference(stores, &group);
+    let valid = validate(&inputs).expect("a valid group");
+    let now = Timestamp::from_second(1_000_000).unwrap();
+    plan(&settings(), &inputs, &valid, now, &|key| {
+        backends::addresses(stores, key)
+    })
+}
+
+/// What changes from case to case; the rest is in the case `whole`.
+#[derive(Serialize)]
+struct Core<'a> {
+    secrets: Vec<&'a Secret>,
+    release: Vec<&'a str>,
+    endpoints: serde_json::Value,
+    names: serde_json::Value,
+    role: Vec<String>,
+}
+
+fn core(plan: &Plan) -> Core<'_> {
+    let json = |map: &ConfigMap| -> serde_json::Value {
+        let text = map
+            .data
+            .iter()
+            .flatten()
+            .next()
+            .map(|(_, text)| text.clone())
+            .unwrap_or_default();
+        serde_json::from_str(&text).unwrap()
+    };
+    let mut names = serde_json::Map::new();
+    for shard in &plan.shards {
+        names.extend(json(shard)["names"].as_object().unwrap().clone());
+    }
+    let rules = plan
+        .role
+        .rules
+        .iter()
+        .flatten()
+        .filter(|rule| rule.resources == Some(vec!["secrets".into()]));
+    Core {
+        secrets: plan
+            .secrets
+            .iter()
+            .filter(|s| s.metadata.name.as_deref() != Some("default-acme"))
+            .collect(),
+        release: plan.release.iter().map(|(name, _)| name.as_str()).collect(),
+        endpoints: json(&plan.endpoints)["backends"].clone(),
+        names: names.into(),
+        role: rules
+            .map(|r| format!("{:?} {:?}", r.verbs, r.resource_names.clone().unwrap_or_default()))
+            .collect(),
+    }
+}
+
+#[test]
+fn plans_are_as_committed() {
+    insta::glob!("testdata/*.yaml", |path| {
+        let stores = filled("postern", &std::fs::read_to_string(path).unwrap());
+        let plan = planned(&stores);
+        if path.file_stem().is_some_and(|stem| stem == "whole") {
+            insta::assert_yaml_snapshot!(plan);
+        } else {
+            insta::assert_yaml_snapshot!(core(&plan));
+        }
+    });
+}
+
+#[test]
+fn a_plan_holds_no_key_of_any_secret() {
+    let yaml = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/proxy_group/plan/testdata/names.yaml"
+    ));
+    let text = serde_json::to_string(&planned(&filled("postern", &yaml.unwrap()))).unwrap();
+    assert!(!text.contains("dHNrZXk"), "an auth key is in the plan");
+}
