@@ -68,7 +68,7 @@ pub fn demo(lab: &Lab, steps: &mut Steps) -> Result<()> {
     fetched.body.lines().for_each(|line| println!("    {line}"));
     println!("\nWhere the time went:");
     for (what, took) in steps.done() {
-        println!("  {what:<44} {:>8}", shown(*took));
+        println!("  {what:<56} {:>8}", shown(*took));
     }
     let timing = &fetched.timing_ms;
     let milliseconds = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
@@ -110,7 +110,7 @@ pub fn demo(lab: &Lab, steps: &mut Steps) -> Result<()> {
         ("cargo lab logs proxy".to_owned(), "what the proxy says"),
         ("cargo lab down".to_owned(), "end all of it"),
     ] {
-        println!("  {line:<72} {why}");
+        println!("  {line:<82} {why}");
     }
     Ok(())
 }

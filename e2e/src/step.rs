@@ -45,8 +45,8 @@ impl Steps {
             ""
         };
         match &result {
-            Ok(_) => println!("{clear}  {:<44} {:>8}", what, shown(took)),
-            Err(_) => println!("{clear}  {:<44} {:>8}  failed", what, shown(took)),
+            Ok(_) => println!("{clear}  {:<56} {:>8}", what, shown(took)),
+            Err(_) => println!("{clear}  {:<56} {:>8}  failed", what, shown(took)),
         }
         self.done.push((what.to_owned(), took));
         result

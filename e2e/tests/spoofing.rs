@@ -44,6 +44,9 @@ fn forged(space: &Space<'_>) -> Result<()> {
                     ..Fetch::get(user, &url)
                 });
                 // Go's client sends HTTP/2 names in lower case, whatever is asked for.
+                if form.contains('\r') {
+                    continue;
+                }
                 let h2 = Fetch {
                     proto: "h2".into(),
                     ..Fetch::get(user, format!("{url}/x"))
