@@ -9,7 +9,7 @@ use k8s_openapi::api::networking::v1::Ingress;
 use kube::{Api, ResourceExt, runtime::controller::Action};
 
 use crate::{
-    context::{Context, Error, look_again},
+    context::{Context, Error},
     name,
 };
 
@@ -26,5 +26,5 @@ pub async fn reconcile(object: Arc<Ingress>, context: Arc<Context>) -> Result<Ac
     let claim = validate::claim(&object);
     let view = name::reconcile(&context, &api, &*object, claim, ours).await?;
     status::tell(&context, &api, &object, &view, ours).await?;
-    Ok(look_again(&*object))
+    Ok(name::look_again(&*object, &view))
 }

@@ -12,14 +12,16 @@ pub mod parse;
 pub mod plan;
 pub mod status;
 
+use std::time::Duration;
+
 use jiff::Timestamp;
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
 use postern_crds::DEFAULT;
 use postern_proxy_config::group::Owner;
 
 use crate::{
     apply::Kind,
-    context::{Context, Error},
+    context::{self, Context, Error},
     labels::{NAME_FINALIZER, ROLE_OWN_CERTIFICATE},
     model::{Claim, Hostname, NameSpec, Problem},
     record::Record,
@@ -28,6 +30,9 @@ use crate::{
 };
 use claims::Claims;
 use status::View;
+
+/// How old a copy of a renewed certificate may be.
+const CERTIFICATES: Duration = Duration::from_secs(30);
 
 /// The steps that front ends share: reads, judges, plans and applies, and returns what there is to say.
 ///
@@ -77,6 +82,14 @@ pub async fn reconcile<K: Kind>(
         judgement,
         record,
     })
+}
+
+/// Certificates of other namespaces can be read but not watched, so they are looked at often.
+pub fn look_again<K: Resource>(object: &K, view: &View) -> Action {
+    match &view.claim.spec {
+        Ok(spec) if !spec.tls.is_empty() => Action::requeue(CERTIFICATES),
+        _ => context::look_again(object),
+    }
 }
 
 fn records(stores: &Stores, uid: &str) -> Vec<Record> {

@@ -9,7 +9,7 @@ use kube::{Api, ResourceExt, runtime::controller::Action};
 use postern_crds::TailnetIngress;
 
 use crate::{
-    context::{Context, Error, look_again},
+    context::{Context, Error},
     name,
 };
 
@@ -23,5 +23,5 @@ pub async fn reconcile(object: Arc<TailnetIngress>, context: Arc<Context>) -> Re
     let claim = validate::claim(&object);
     let view = name::reconcile(&context, &api, &*object, claim, true).await?;
     status::tell(&context, &api, &object, &view).await?;
-    Ok(look_again(&*object))
+    Ok(name::look_again(&*object, &view))
 }
