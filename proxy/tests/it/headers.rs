@@ -1,5 +1,7 @@
 //! What backends are told, and how routes and failures look.
 
+use std::{cell::RefCell, sync::Once, time::Duration};
+
 use serde_json::json;
 
 use crate::{
@@ -172,13 +174,7 @@ async fn routes_rules_and_failures() {
 
 #[tokio::test]
 async fn the_access_log_tells_the_request_and_no_secret() {
-    let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_writer(lines.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    Lines::collect();
     let backend = Recorder::start().await;
     let front = Front::serving(everything_to(&backend.backend())).await;
     front.nodes.user("alice@example.com", "Alice", "", &[]);
@@ -192,14 +188,9 @@ async fn the_access_log_tells_the_request_and_no_secret() {
         )
         .await;
     front.get(80, "/../x").await;
-    let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+    let events = Lines::access(2).await;
+    let text = Lines::text();
     assert!(!text.contains("secret"), "{text}");
-    let events: Vec<serde_json::Value> = text
-        .lines()
-        .map(|l| serde_json::from_str(l).unwrap())
-        .filter(|e: &serde_json::Value| e["target"] == "access")
-        .collect();
-    assert_eq!(events.len(), 2, "{text}");
     for (field, want) in [
         ("name", json!("app")),
         ("client.addr", json!("127.0.0.1")),
@@ -226,24 +217,60 @@ async fn the_access_log_tells_the_request_and_no_secret() {
     );
 }
 
-#[derive(Clone, Default)]
-struct Lines(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+thread_local! {
+    /// What was logged on this thread; a test and what it talks to share one.
+    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The log of the calling test. One subscriber for the process: with one per thread, a callsite that another thread
+/// meets first would stay off for all of them.
+struct Lines;
+
+impl Lines {
+    fn collect() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            tracing_subscriber::fmt()
+                .json()
+                .flatten_event(true)
+                .with_writer(|| Self)
+                .init();
+        });
+    }
+
+    fn text() -> String {
+        LOGGED.with_borrow(|logged| String::from_utf8(logged.clone()).unwrap())
+    }
+
+    /// The access log once it has `count` lines: a line is written when the body has ended, which the client may
+    /// see first.
+    async fn access(count: usize) -> Vec<serde_json::Value> {
+        let enough = async {
+            loop {
+                let events: Vec<serde_json::Value> = Self::text()
+                    .lines()
+                    .map(|line| serde_json::from_str(line).unwrap())
+                    .filter(|event: &serde_json::Value| event["target"] == "access")
+                    .collect();
+                if events.len() >= count {
+                    return events;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), enough)
+            .await
+            .unwrap_or_else(|_| panic!("fewer than {count} lines: {}", Self::text()))
+    }
+}
 
 impl std::io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend(bytes);
+        LOGGED.with_borrow_mut(|logged| logged.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
-    }
-}
-
-impl tracing_subscriber::fmt::MakeWriter<'_> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
     }
 }
