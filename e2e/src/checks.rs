@@ -11,6 +11,7 @@ use crate::command;
 use crate::lab::Lab;
 use crate::machine;
 use crate::step::{Steps, shown};
+use crate::tailnet;
 use crate::up;
 
 /// Release of cargo-deny; another one may read `deny.toml` differently.
@@ -35,7 +36,10 @@ pub fn run(lab: &Lab, steps: &mut Steps, filter: Option<&str>) -> Result<ExitCod
         machine::install(lab, steps)?;
         source(lab, &mut report);
     }
-    report.phase("lab", || up::up(lab, steps).map(|_| Count::PASSED));
+    report.phase("lab", || {
+        tailnet::build_headscale(lab, steps)?;
+        up::up(lab, steps).map(|_| Count::PASSED)
+    });
     if report.failed_phases.last() != Some(&"lab") {
         report.phase("end to end", || end_to_end(lab, filter));
     }

@@ -104,7 +104,12 @@ impl Fetch {
 
     /// Does it; an exchange that failed on its way is an error.
     pub fn send(&self) -> Result<Fetched> {
-        let fetched = self.try_send()?;
+        self.send_by(CLIENTS)
+    }
+
+    /// The same by other clients than the lab's, at that address.
+    pub fn send_by(&self, clients: &str) -> Result<Fetched> {
+        let fetched = self.try_send_by(clients)?;
         match fetched.error {
             Some(error) => anyhow::bail!("{} as {}: {error}", self.url, self.user),
             None => Ok(fetched),
@@ -113,9 +118,13 @@ impl Fetch {
 
     /// Does it; how far it came is in the result, with the error.
     pub fn try_send(&self) -> Result<Fetched> {
+        self.try_send_by(CLIENTS)
+    }
+
+    fn try_send_by(&self, clients: &str) -> Result<Fetched> {
         let answer = control::http(
             "POST",
-            &format!("http://{CLIENTS}/fetch"),
+            &format!("http://{clients}/fetch"),
             Some(&serde_json::to_value(self)?),
         )?;
         serde_json::from_value(answer).context("the client's answer is not as expected")

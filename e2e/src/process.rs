@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -94,6 +94,11 @@ impl Process {
     /// Whether it is the same program and not a zombie.
     pub fn runs(&self) -> bool {
         start_time(self.pid) == Some(self.start)
+    }
+
+    /// Whether it was started from that file.
+    pub fn is_program(&self, path: &Path) -> bool {
+        fs::read_link(format!("/proc/{}/exe", self.pid)).is_ok_and(|exe| exe == path)
     }
 }
 

@@ -91,9 +91,59 @@ impl Helpers {
     }
 }
 
-/// Starts what is not running yet; this process must be inside ([`Cluster::enter`]).
+/// Where Headscale lies for its pinned sources.
+pub fn headscale(lab: &Lab) -> Result<PathBuf> {
+    let sources = lab.go_helpers().join("headscale");
+    let hash = hash(&[
+        sources.join("go.mod"),
+        sources.join("go.sum"),
+        sources.join("tools.go"),
+    ])?;
+    Ok(lab
+        .cache
+        .join("bin")
+        .join(format!("headscale-{}", &hash[..16]))
+        .join("headscale"))
+}
+
+/// Builds Headscale where the cache has not got it; only tests need it.
+pub fn build_headscale(lab: &Lab, steps: &mut Steps) -> Result<()> {
+    let program = headscale(lab)?;
+    if program.exists() {
+        return Ok(());
+    }
+    steps.run("build Headscale", Some(Duration::from_secs(300)), || {
+        let fresh = program.with_extension("new");
+        fs::create_dir_all(program.parent().context("it has no folder")?)?;
+        let mut go = Command::new("go");
+        go.current_dir(lab.go_helpers().join("headscale"))
+            .env("CGO_ENABLED", "0");
+        go.args([
+            "build",
+            "-mod=readonly",
+            "-trimpath",
+            "-buildvcs=false",
+            "-ldflags=-s -w",
+            "-o",
+        ])
+        .arg(&fresh);
+        command::logged(
+            go.arg("github.com/juanfont/headscale/cmd/headscale"),
+            &lab.cache.join("log/build.log"),
+        )?;
+        fs::rename(&fresh, &program).context("cannot move Headscale into the cache")
+    })
+}
+
+/// Starts what is not running yet; this process must be inside ([`crate::cluster::Cluster::enter`]).
 pub fn up(lab: &Lab, helpers: &Helpers, steps: &mut Steps) -> Result<()> {
     let names = ["control", "dns", "acme", "clients"];
+    if let Some(clients) = process::running(lab, "clients")
+        && !clients.is_program(&helpers.program("peer"))
+    {
+        // The control server goes on with what it has: a new one would know no device.
+        process::end(lab, &clients)?;
+    }
     if names.iter().all(|name| process::running(lab, name).is_some()) {
         return Ok(());
     }

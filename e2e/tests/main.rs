@@ -5,7 +5,10 @@
 #![expect(clippy::print_stdout, reason = "it reports to a terminal")]
 
 mod change;
+mod chart;
 mod first_light;
+mod headscale;
+mod image;
 mod removal;
 mod resilience;
 mod rights;
@@ -28,8 +31,11 @@ fn tests() -> Vec<Test> {
         rights::TESTS,
         removal::TESTS,
         sidecar::TESTS,
+        image::TESTS,
+        headscale::TESTS,
         strict_control::TESTS,
         resilience::TESTS,
+        chart::TESTS,
     ]
     .concat()
 }

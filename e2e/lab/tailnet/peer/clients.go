@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -76,7 +77,7 @@ func (c *clientSet) node(name string) (*clientNode, error) {
 			host = name + "-laptop"
 		}
 		n.s = &tsnet.Server{Hostname: host, Dir: filepath.Join(*flagDir, name), ControlURL: *flagControl,
-			AuthKey: "tskey-auth-" + user, UserLogf: log.Printf}
+			AuthKey: cmp.Or(*flagKey, "tskey-auth-"+user), UserLogf: log.Printf}
 		if *flagVerbose {
 			n.s.Logf = log.Printf
 		}
