@@ -171,11 +171,25 @@ fn unit_tests(lab: &Lab) -> Result<Count> {
     let said = String::from_utf8_lossy(&out.stdout);
     let mut count = sum(&said);
     if !out.status.success() {
-        println!("{}", command::tail(&said, 60));
-        println!("{}", command::tail(&String::from_utf8_lossy(&out.stderr), 30));
+        println!("{}", failures(&said));
+        println!("{}", command::tail(&String::from_utf8_lossy(&out.stderr), 15));
         count.failed = count.failed.max(1);
     }
     Ok(count)
+}
+
+/// What the failed tests said.
+fn failures(said: &str) -> String {
+    let mut lines = Vec::new();
+    let mut inside = false;
+    for line in said.lines() {
+        inside |= line == "failures:";
+        if inside {
+            lines.push(line);
+        }
+        inside &= !line.starts_with("test result:");
+    }
+    lines.join("\n")
 }
 
 /// Adds up cargo's `test result: ok. 12 passed; 0 failed; …` lines.
@@ -251,6 +265,15 @@ mod tests {
                 passed: 15,
                 failed: 2
             }
+        );
+    }
+
+    #[test]
+    fn what_failed_tests_said_is_shown_and_nothing_else() {
+        let said = "running 2 tests\ntest a ... ok\n\nfailures:\n---- b ----\nboom\ntest result: FAILED. 1 passed; 1 failed;\n\nrunning 1 test\ntest result: ok. 1 passed; 0 failed;";
+        assert_eq!(
+            failures(said),
+            "failures:\n---- b ----\nboom\ntest result: FAILED. 1 passed; 1 failed;"
         );
     }
 

@@ -49,9 +49,8 @@ pub struct Images {
 
 /// Builds the binaries and their images.
 pub fn build(lab: &Lab, helpers: &Helpers, steps: &mut Steps) -> Result<Images> {
-    let cold = !program(lab, "postern-proxy").exists();
-    let estimate = Duration::from_secs(if cold { 420 } else { 20 });
-    steps.run("build Postern", Some(estimate), || {
+    let estimate = (!program(lab, "postern-proxy").exists()).then_some(Duration::from_secs(420));
+    steps.run("build Postern", estimate, || {
         let mut cargo = Command::new("cargo");
         cargo
             .current_dir(&lab.tree)

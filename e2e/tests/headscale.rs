@@ -238,7 +238,6 @@ spec:
   credentials:
     authKey: {{ secretRef: {{ name: {group} }} }}
     headscaleAPIKey: {{ secretRef: {{ name: {group} }} }}
-  tags: ["tag:k8s"]
 ---
 apiVersion: postern.dev/v1alpha1
 kind: ProxyGroup
