@@ -144,6 +144,11 @@ fn unclaimed(stores: &Stores, group: &str, hostname: &Hostname) -> Result<(), Pr
     Ok(())
 }
 
+/// Headscale turns away a node that comes with an auth key and asks for tags: it has those of the key.
+pub fn lets_nodes_ask_for_tags(tailnet: &Tailnet) -> bool {
+    tailnet.spec.credentials.headscale_api_key.is_none()
+}
+
 /// Headscale has no `set-dns`, without which no certificate can be issued for its names.
 pub fn issues_certificates(tailnet: &Tailnet) -> bool {
     tailnet.spec.credentials.headscale_api_key.is_none()

@@ -23,7 +23,7 @@ use serde::Serialize;
 use crate::{
     context::Settings,
     labels::{self, HOSTNAME, OWNER, OWNER_UID, ROLE_CERTIFICATE, ROLE_NODE, TAILNET},
-    name::judge::{https_routes, issues_certificates, keep_serving},
+    name::judge::{https_routes, issues_certificates, keep_serving, lets_nodes_ask_for_tags},
     proxy_group::{dereference::Inputs, validate::Valid},
     record::TAGS,
 };
@@ -75,6 +75,10 @@ pub(super) fn config(inputs: &Inputs, valid: &Valid) -> Config {
             Some(record) if record.owner_uid != decided.claim.owner.uid => {}
             Some(record) if record.is_usable() => {
                 name.node.state.revision = record.revision();
+                if !lets_nodes_ask_for_tags(&valid.tailnet) {
+                    // The record keeps them: a device that never reported is found by its name and tags.
+                    name.node.tags.clear();
+                }
                 config.names.insert(key, name);
             }
             Some(_) => {}
