@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::first_light::{Running, tempdir};
 use crate::runner::{Test, seconds};
-use crate::space::{FIRST_ANSWER, Space};
+use crate::space::{FIRST_ANSWER, Space, condition};
 
 pub(crate) const TESTS: &[Test] = &[Test::beside(
     "the_line_works_on_headscale_with_an_own_certificate",
@@ -25,6 +25,9 @@ const PORT: u16 = 9930;
 const CLIENTS: &str = "127.0.0.1:9931";
 const SUFFIX: &str = "hs.lab";
 
+/// Promised for every recovery.
+const BACK: Duration = Duration::from_secs(30);
+
 fn line(space: &Space<'_>) -> Result<()> {
     let name = space.name("hs");
     let fqdn = format!("{name}.{SUFFIX}");
@@ -32,52 +35,35 @@ fn line(space: &Space<'_>) -> Result<()> {
     space.deploy("app")?;
     space.cluster().apply(&headscale.manifest(space, &name, &fqdn)?)?;
     let url = format!("https://{fqdn}/x");
-    let fetched = answer(&url, FIRST_ANSWER).with_context(|| headscale.log())?;
-    let seen = fetched.seen()?;
-    ensure!(
-        seen.header("Tailscale-User-Login").len() == 1,
-        "the app saw {:?}",
-        seen.headers
-    );
+    shows_the_caller(space, &headscale, &url)?;
+    says_what_headscale_lacks(space, &headscale)?;
+    survives_its_pod(space, &headscale, &name, &url)?;
+
+    headscale.stop();
+    let served = wait::throughout("the name without Headscale", Duration::from_secs(8), || {
+        let fetched = Fetch::get("alice", &url).send_by(CLIENTS)?;
+        ensure!(fetched.status == 200, "status {}", fetched.status);
+        Ok(())
+    });
+    headscale.serve()?;
+    served?;
+    // A node that registers now shows whether news from Headscale arrive again.
+    let restored = Instant::now();
+    answer("newcomer", &url, BACK).context("after the return of Headscale")?;
     space.note(format!(
-        "{} by {}",
-        seen.header("Tailscale-User-Login")[0],
-        fetched.path
+        "a new client served {} after its return",
+        seconds(restored.elapsed())
     ));
 
-    let before = headscale
-        .node(&name)?
-        .context("Headscale does not know the node")?;
-    let pod = format!("{}-0", headscale.group);
     space.cluster().run(&[
         "delete",
-        "pod",
-        &pod,
-        "--namespace",
-        NAMESPACE,
-        "--grace-period=0",
-        "--force",
-    ])?;
-    let killed = Instant::now();
-    answer(&url, Duration::from_secs(30)).context("after the kill of the pod")?;
-    space.note(format!("answered {} after the kill", seconds(killed.elapsed())));
-    let after = headscale
-        .node(&name)?
-        .context("Headscale has forgotten the node")?;
-    ensure!(before == after, "it was {before:?} and is {after:?}");
-
-    headscale.restart()?;
-    answer(&url, Duration::from_secs(30)).context("after the restart of Headscale")?;
-
-    space.cluster().run(&[
-        "delete",
-        "tailnetingress",
+        "ingress",
         &name,
         "--namespace",
         &space.namespace,
         "--timeout=30s",
     ])?;
-    wait::until("Headscale to forget the node", Duration::from_secs(30), || {
+    wait::until("Headscale to forget the node", BACK, || {
         ensure!(headscale.node(&name)?.is_none(), "it is still there");
         Ok(())
     })?;
@@ -90,11 +76,73 @@ fn line(space: &Space<'_>) -> Result<()> {
         .map(drop)
 }
 
-fn answer(url: &str, bound: Duration) -> Result<Fetched> {
+fn shows_the_caller(space: &Space<'_>, headscale: &Headscale, url: &str) -> Result<()> {
+    let applied = Instant::now();
+    let fetched = answer("alice", url, FIRST_ANSWER).with_context(|| headscale.log())?;
+    let seen = fetched.seen()?;
+    for (header, value) in [
+        ("Tailscale-User-Login", "alice@example.com"),
+        ("Tailscale-User-Name", "Alice Example"),
+    ] {
+        ensure!(
+            seen.header(header) == [value],
+            "{header} is {:?}, not {value:?}",
+            seen.header(header)
+        );
+    }
+    space.note(format!(
+        "first answer after {}, {}",
+        seconds(applied.elapsed()),
+        fetched.path
+    ));
+    Ok(())
+}
+
+fn says_what_headscale_lacks(space: &Space<'_>, headscale: &Headscale) -> Result<()> {
+    let tailnet = space.cluster().wait(
+        "tailnet",
+        NAMESPACE,
+        &headscale.group,
+        Duration::from_secs(15),
+        |tailnet| condition(tailnet, "Ready").is_some_and(|(status, ..)| status == "True"),
+    )?;
+    let https = condition(&tailnet, "HTTPSAvailable");
+    ensure!(
+        https.is_some_and(|(status, reason, _)| (status, reason) == ("False", "CertificateRequired")),
+        "HTTPSAvailable is {https:?}"
+    );
+    Ok(())
+}
+
+fn survives_its_pod(space: &Space<'_>, headscale: &Headscale, name: &str, url: &str) -> Result<()> {
+    let before = headscale
+        .node(name)?
+        .context("Headscale does not know the node")?;
+    let pod = format!("{}-0", headscale.group);
+    space.cluster().run(&[
+        "delete",
+        "pod",
+        &pod,
+        "--namespace",
+        NAMESPACE,
+        "--grace-period=0",
+        "--force",
+    ])?;
+    let killed = Instant::now();
+    answer("alice", url, BACK).context("after the kill of the pod")?;
+    space.note(format!("answered {} after the kill", seconds(killed.elapsed())));
+    let after = headscale
+        .node(name)?
+        .context("Headscale has forgotten the node")?;
+    ensure!(before == after, "it was {before:?} and is {after:?}");
+    Ok(())
+}
+
+fn answer(client: &str, url: &str, bound: Duration) -> Result<Fetched> {
     wait::until(url, bound, || {
         let fetched = Fetch {
             timeout_ms: Some(3000),
-            ..Fetch::get("alice", url)
+            ..Fetch::get(client, url)
         }
         .send_by(CLIENTS)?;
         ensure!(
@@ -137,7 +185,15 @@ impl Headscale {
             _clients: None,
         };
         headscale.serve()?;
-        headscale.cli(&["users", "create", "alice"])?;
+        headscale.cli(&[
+            "users",
+            "create",
+            "alice",
+            "--email",
+            "alice@example.com",
+            "--display-name",
+            "Alice Example",
+        ])?;
         let users = headscale.cli(&["users", "list", "--output", "json"])?;
         let users: Value = serde_json::from_str(&users)?;
         let id = users[0]["id"].as_u64().context("the user has no id")?.to_string();
@@ -182,9 +238,8 @@ impl Headscale {
         .map(drop)
     }
 
-    fn restart(&mut self) -> Result<()> {
+    fn stop(&mut self) {
         drop(self.server.take());
-        self.serve()
     }
 
     fn cli(&self, arguments: &[&str]) -> Result<String> {
@@ -263,12 +318,15 @@ metadata: {{ name: certificates, namespace: {namespace} }}
 roleRef: {{ apiGroup: rbac.authorization.k8s.io, kind: Role, name: certificates }}
 subjects: [{{ kind: ServiceAccount, name: postern-operator, namespace: {NAMESPACE} }}]
 ---
-apiVersion: postern.dev/v1alpha1
-kind: TailnetIngress
-metadata: {{ name: {name}, namespace: {namespace} }}
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: {name}
+  namespace: {namespace}
+  annotations: {{ postern.dev/proxy-group: {group} }}
 spec:
-  proxyGroupName: {group}
-  backend: {{ service: {{ name: app, port: 80 }} }}
+  ingressClassName: postern
+  defaultBackend: {{ service: {{ name: app, port: {{ number: 80 }} }} }}
   tls: [{{ hosts: [{fqdn}], secretName: own }}]
 "#,
             group = self.group,
@@ -286,7 +344,7 @@ spec:
 
 impl Drop for Headscale {
     fn drop(&mut self) {
-        drop(self.server.take());
+        self.stop();
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
