@@ -9,7 +9,7 @@ use super::*;
 use crate::netmap::Merger;
 
 /// Everything a test waits for comes within this time, or it fails.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A node of a tailnet.
 pub(super) struct Side {
