@@ -58,6 +58,11 @@ impl Lab {
         self.logs().join(format!("{part}.log"))
     }
 
+    /// Image archives of this lab; another one may be of another tree.
+    pub fn images(&self) -> PathBuf {
+        self.cache.join("images").join(&self.name)
+    }
+
     /// Certificates and keys of the lab's own authorities.
     pub fn pki(&self) -> PathBuf {
         self.run.join("tailnet")

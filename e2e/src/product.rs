@@ -155,7 +155,7 @@ spec:
 
 fn image(lab: &Lab, name: &str, program: &Path) -> Result<Image> {
     let tag = tailnet::hash(&[program.to_owned()])?[..12].to_owned();
-    let tar = lab.cache.join("images").join(format!("{name}-{tag}.tar"));
+    let tar = lab.images().join(format!("{name}-{tag}.tar"));
     let repository = format!("localhost/{name}");
     if !tar.exists() {
         drop_older(lab, name)?;
@@ -172,7 +172,7 @@ fn image(lab: &Lab, name: &str, program: &Path) -> Result<Image> {
 
 /// Images of earlier builds; a running lab has its own copy.
 fn drop_older(lab: &Lab, name: &str) -> Result<()> {
-    let folder = lab.cache.join("images");
+    let folder = lab.images();
     fs::create_dir_all(&folder)?;
     for entry in fs::read_dir(folder)?.flatten() {
         if entry
@@ -180,7 +180,7 @@ fn drop_older(lab: &Lab, name: &str) -> Result<()> {
             .to_string_lossy()
             .starts_with(&format!("{name}-"))
         {
-            let _ = fs::remove_file(entry.path()); // another lab may have just done it
+            let _ = fs::remove_file(entry.path());
         }
     }
     Ok(())
