@@ -56,7 +56,9 @@ fn forget<K: std::hash::Hash + Eq>(map: &mut AHashMap<K, NodeId>, key: &K, id: N
 impl Netmap {
     /// The node (self or peer) that owns `ip` as one of its own addresses.
     pub fn node_by_ip(&self, ip: IpAddr) -> Option<&Arc<Node>> {
-        self.node_by_id(*self.index.by_ip.get(&ip)?)
+        let node = self.node_by_id(*self.index.by_ip.get(&ip)?)?;
+        // Should control give a peer our own number, the peer's addresses still aren't ours.
+        node.ips().any(|own| own == ip).then_some(node)
     }
 
     /// The peer with this WireGuard key, unless the key has ended.

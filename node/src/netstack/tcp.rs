@@ -50,7 +50,7 @@ pub(crate) enum Read {
 impl Tcp {
     /// Waits for the SYN of `key`.
     pub(crate) fn listening(key: &FlowKey, buffers: Buffers, now: Instant, seed: u64) -> Option<Self> {
-        let mut tcp = Self::new(key, buffers, now, seed);
+        let mut tcp = Self::new(key, buffers, now, seed)?;
         let local = (IpAddress::from(key.local.ip()), key.local.port());
         tcp.buffers.socket().listen(local).ok()?;
         Some(tcp)
@@ -58,7 +58,7 @@ impl Tcp {
 
     /// Will open the connection `key` with the next [`Self::egress`].
     pub(crate) fn connecting(key: &FlowKey, buffers: Buffers, now: Instant, seed: u64) -> Option<Self> {
-        let mut tcp = Self::new(key, buffers, now, seed);
+        let mut tcp = Self::new(key, buffers, now, seed)?;
         let remote = IpEndpoint::from(key.remote);
         let local = IpEndpoint::from(key.local);
         tcp.buffers
@@ -68,18 +68,18 @@ impl Tcp {
         Some(tcp)
     }
 
-    fn new(key: &FlowKey, mut buffers: Buffers, now: Instant, seed: u64) -> Self {
-        let iface = interface(key.local.ip(), now, seed, &mut Vec::new());
+    fn new(key: &FlowKey, mut buffers: Buffers, now: Instant, seed: u64) -> Option<Self> {
+        let iface = interface(key.local.ip(), now, seed, &mut Vec::new())?;
         let socket = buffers.socket();
         socket.set_congestion_control(CongestionControl::Cubic);
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(Some(ACK_DELAY));
         socket.set_timeout(Some(OPEN_TIMEOUT));
-        Self {
+        Some(Self {
             window: Window::new(socket.recv_capacity()),
             buffers,
             iface,
-        }
+        })
     }
 
     /// The opening handshake is over: from now on silence is measured, not the handshake.
@@ -238,7 +238,9 @@ impl Tcp {
 /// What a host without any socket answers to `packet`: a RST, or nothing.
 pub(crate) fn refusal(local: IpAddr, now: Instant, packet: &[u8]) -> Vec<BytesMut> {
     let mut out = Vec::new();
-    let mut iface = interface(local, now, 0, &mut out);
+    let Some(mut iface) = interface(local, now, 0, &mut out) else {
+        return out;
+    };
     let mut wire = Wire {
         rx: Some(packet),
         out: &mut out,
@@ -247,17 +249,22 @@ pub(crate) fn refusal(local: IpAddr, now: Instant, packet: &[u8]) -> Vec<BytesMu
     out
 }
 
-fn interface(local: IpAddr, now: Instant, seed: u64, out: &mut Vec<BytesMut>) -> Interface {
+/// `None`: no host has this address, whoever says that it is ours; smoltcp panics at such.
+fn interface(local: IpAddr, now: Instant, seed: u64, out: &mut Vec<BytesMut>) -> Option<Interface> {
+    let local = IpAddress::from(local);
+    if !local.is_unicast() {
+        return None;
+    }
     let mut config = Config::new(HardwareAddress::Ip);
     config.random_seed = seed; // initial sequence numbers come from here
     let mut iface = Interface::new(config, &mut Wire { rx: None, out }, now);
     iface.update_ip_addrs(|addrs| {
         // Prefix length 0: every destination counts as reachable, so no route is needed.
         addrs
-            .push(IpCidr::new(IpAddress::from(local), 0))
+            .push(IpCidr::new(local, 0))
             .expect("a new interface has room for an address");
     });
-    iface
+    Some(iface)
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 //! A key's host may be `${TS_CERT_DOMAIN}`, as usual there: the name's own domain. Funnel, Services and
 //! file serving are refused by name; foreground sections are of no meaning outside of `tailscaled`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
+};
 
 use serde::Deserialize;
 
@@ -55,6 +58,9 @@ pub fn parse(json: &str) -> Result<Vec<Listener>, ServeError> {
             .ok()
             .filter(|p| *p != 0)
             .ok_or_else(|| field(&at, "the key has to be a port"))?;
+        if listeners.iter().any(|other: &Listener| other.port == port) {
+            return Err(field(&at, "the same port has another key"));
+        }
         let protocol = protocol(&at, handler, web.remove(&port).unwrap_or_default())?;
         listeners.push(Listener { port, protocol });
     }
@@ -285,14 +291,22 @@ fn stream_target(at: &str, text: &str) -> Result<Backend, ServeError> {
 
 fn with_port(authority: &str, default: Option<u16>) -> Option<String> {
     let host_end = authority.rfind(']').map_or(0, |at| at + 1);
-    match authority[host_end..].rsplit_once(':') {
-        Some((_, port)) => {
-            let port: u16 = port.parse().ok().filter(|p| *p != 0)?;
-            let host = &authority[..authority.rfind(':')?];
-            (!host.is_empty() && !host.contains('@')).then(|| format!("{host}:{port}"))
+    let (host, port) = match authority[host_end..].rfind(':') {
+        Some(colon) => {
+            let (host, port) = authority.split_at(host_end + colon);
+            (host, port[1..].parse().ok()?)
         }
-        None if authority.is_empty() || authority.contains('@') => None,
-        None => Some(format!("{authority}:{}", default?)),
+        None => (authority, default?),
+    };
+    (is_host(host) && port != 0).then(|| format!("{host}:{port}"))
+}
+
+/// A name or an address, IPv6 in brackets.
+fn is_host(host: &str) -> bool {
+    let delimiter = |c: char| c.is_control() || c.is_whitespace() || ":/?#@[]\\".contains(c);
+    match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains(delimiter),
     }
 }
 
@@ -370,6 +384,10 @@ mod tests {
             "http://a:x",
             "http://u@a",
             "http://a/?x",
+            "http://a?x:80",
+            "http://::1",
+            "http://]:80",
+            "http://a b:80",
         ] {
             assert!(proxy_target("x", bad).is_err(), "{bad}");
         }
@@ -381,6 +399,14 @@ mod tests {
             (r#"{"Services":{"svc:x":{}}}"#, "Services: "),
             (r#"{"AllowFunnel":{"a:443":true}}"#, r#"AllowFunnel["a:443"]: "#),
             (r#"{"TCP":{"x":{"HTTPS":true}}}"#, r#"TCP["x"]: "#),
+            (
+                r#"{"TCP":{"080":{"HTTP":true},"80":{"HTTP":true}}}"#,
+                r#"TCP["80"]: the same port"#,
+            ),
+            (
+                r#"{"TCP":{"80":{"TCPForward":"0.0.0.0/0:80"}}}"#,
+                r#"TCP["80"].TCPForward: expected HOST:PORT"#,
+            ),
             (r#"{"TCP":{"80":{}}}"#, r#"TCP["80"]: exactly one"#),
             (
                 r#"{"TCP":{"80":{"HTTP":true}},"Web":{"a:80":{"Handlers":{"/":{"Path":"/srv"}}}}}"#,

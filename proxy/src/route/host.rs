@@ -47,6 +47,7 @@ fn is_host(host: &str) -> bool {
         None => {
             !host.contains("..")
                 && !host.starts_with('.')
+                && !host.ends_with('.')
                 && host
                     .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
@@ -88,6 +89,7 @@ mod tests {
             "app,evil",
             "app%2eevil",
             "a..b",
+            "a..",
             ".a",
             "[fd7a::1",
             "[x]",
