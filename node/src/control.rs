@@ -28,6 +28,8 @@ mod dial;
 mod early;
 mod error;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod identity;
 mod noise;
 mod ping;

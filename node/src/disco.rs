@@ -38,7 +38,7 @@ pub(crate) enum Message {
 }
 
 impl Message {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
             Self::Ping { tx, node, padding } => {
                 let mut out = vec![1, 0];
@@ -62,7 +62,7 @@ impl Message {
     }
 
     /// `None`: a type that is not known here, or too short for its type.
-    fn decode(plain: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(plain: &[u8]) -> Option<Self> {
         let (&[kind, version], body) = plain.split_first_chunk()?;
         match kind {
             1 => {

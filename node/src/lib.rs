@@ -10,6 +10,9 @@ pub mod derp_map;
 mod disco;
 pub mod engine;
 pub mod filter;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod key;
 pub mod magicsock;
 pub mod netmap;

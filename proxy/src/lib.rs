@@ -12,6 +12,9 @@ pub mod args;
 pub mod certs;
 pub mod cluster;
 pub mod drain;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod http;
 pub mod listen;
 pub mod metrics;

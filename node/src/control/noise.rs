@@ -94,11 +94,11 @@ impl Handshake {
     }
 }
 
-fn prologue(version: u16) -> String {
+pub(super) fn prologue(version: u16) -> String {
     format!("Tailscale Control Protocol v{version}")
 }
 
-fn builder<'a>(prologue: &'a str, key: &'a MachinePrivate) -> Result<Builder<'a>, snow::Error> {
+pub(super) fn builder<'a>(prologue: &'a str, key: &'a MachinePrivate) -> Result<Builder<'a>, snow::Error> {
     Builder::new(PATTERN.parse()?)
         .prologue(prologue.as_bytes())?
         .local_private_key(key.expose_bytes())
@@ -129,7 +129,7 @@ struct Sent {
 }
 
 impl<S> NoiseStream<S> {
-    fn new(stream: S, cipher: StatelessTransportState) -> Self {
+    pub(super) fn new(stream: S, cipher: StatelessTransportState) -> Self {
         Self {
             stream,
             cipher,

@@ -15,6 +15,9 @@
 pub mod access;
 pub mod assignment;
 pub mod endpoints;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod group;
 pub mod names;
 pub mod parse;
