@@ -55,14 +55,7 @@ fn line(space: &Space<'_>) -> Result<()> {
         seconds(restored.elapsed())
     ));
 
-    space.cluster().run(&[
-        "delete",
-        "ingress",
-        &name,
-        "--namespace",
-        &space.namespace,
-        "--timeout=30s",
-    ])?;
+    space.delete_ingress(&name)?;
     wait::until("Headscale to forget the node", BACK, || {
         ensure!(headscale.node(&name)?.is_none(), "it is still there");
         Ok(())

@@ -38,14 +38,7 @@ fn ingress(space: &Space<'_>) -> Result<()> {
         "nothing in {NAMESPACE} is labelled as made for it"
     );
     let start = Instant::now();
-    space.cluster().run(&[
-        "delete",
-        "ingress",
-        &name,
-        "--namespace",
-        &space.namespace,
-        "--timeout=30s",
-    ])?;
+    space.delete_ingress(&name)?;
     nothing_left(space, &uid, &name)?;
     space.note(format!("gone after {}", seconds(start.elapsed())));
     Ok(())
@@ -86,14 +79,7 @@ fn name_taken(space: &Space<'_>) -> Result<()> {
         );
         Ok(())
     })?;
-    space.cluster().run(&[
-        "delete",
-        "ingress",
-        "older",
-        "--namespace",
-        &space.namespace,
-        "--timeout=30s",
-    ])?;
+    space.delete_ingress("older")?;
     wait::until("the younger claim to be served", Duration::from_secs(60), || {
         let seen = Fetch::get("alice", &url).send()?.seen()?;
         ensure!(seen.app == "second", "{} answers", seen.app);
@@ -131,14 +117,7 @@ fn tailnet_in_use(space: &Space<'_>) -> Result<()> {
         Fetch::get("alice", url(&name)).send()?.status == 200,
         "it no longer serves, although it is in use"
     );
-    space.cluster().run(&[
-        "delete",
-        "ingress",
-        &name,
-        "--namespace",
-        &space.namespace,
-        "--timeout=30s",
-    ])?;
+    space.delete_ingress(&name)?;
     nothing_left(space, &uid, &name)?;
     for kind in ["proxygroup", "tailnet"] {
         wait::until(&format!("the {kind} to go"), GONE, || {

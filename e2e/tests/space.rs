@@ -106,6 +106,19 @@ impl<'a> Space<'a> {
         Ok(url)
     }
 
+    /// Deletes an Ingress, and waits until its finalizer has let it go.
+    pub(crate) fn delete_ingress(&self, name: &str) -> Result<()> {
+        self.cluster().run(&[
+            "delete",
+            "ingress",
+            name,
+            "--namespace",
+            &self.namespace,
+            "--timeout=30s",
+        ])?;
+        Ok(())
+    }
+
     /// The same with a TailnetIngress.
     pub(crate) fn tailnet_ingress(&self, name: &str, service: &str) -> Result<String> {
         self.cluster()

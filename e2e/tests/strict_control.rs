@@ -30,14 +30,7 @@ fn own_authority(space: &Space<'_>) -> Result<()> {
     let name = space.name("tls");
     space.cluster().apply(&own.ingress(space, &name))?;
     let answered = space.answer(&url(&name));
-    let gone = space.cluster().run(&[
-        "delete",
-        "ingress",
-        &name,
-        "--namespace",
-        &space.namespace,
-        "--timeout=30s",
-    ]);
+    let gone = space.delete_ingress(&name);
     own.delete(space)?;
     gone?;
     answered.map(drop)
