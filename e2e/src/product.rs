@@ -49,7 +49,7 @@ pub struct Images {
 
 /// Builds the binaries and their images.
 pub fn build(lab: &Lab, helpers: &Helpers, steps: &mut Steps) -> Result<Images> {
-    let estimate = (!program(lab, "postern-proxy").exists()).then_some(Duration::from_secs(420));
+    let estimate = (!program(lab, "postern-proxy").exists()).then_some(Duration::from_secs(240));
     steps.run("build Postern", estimate, || {
         let mut cargo = Command::new("cargo");
         cargo
