@@ -11,6 +11,19 @@ pub const PROGRAMMED: &str = "Programmed";
 /// The tailnet issues HTTPS certificates.
 pub const HTTPS_AVAILABLE: &str = "HTTPSAvailable";
 
+/// The coordination service has the Service's definition, and it is ours or shared with us.
+pub const DEFINED: &str = "Defined";
+/// A replica has offered itself as a host of the Service.
+pub const OFFERED: &str = "Offered";
+/// The tailnet's policy or an administrator has accepted a host.
+pub const APPROVED: &str = "Approved";
+/// The certificate of the Service's name is there.
+pub const CERTIFICATE_READY: &str = "CertificateReady";
+/// A host is advertised: connections may be sent to it.
+pub const ADVERTISED: &str = "Advertised";
+/// A host answers with the newest generation.
+pub const SERVING: &str = "Serving";
+
 /// Reasons: `CamelCase`, stable, since alerts match on them.
 pub mod reasons {
     /// All is well with [`super::ACCEPTED`].
@@ -21,17 +34,39 @@ pub mod reasons {
     pub const PROGRAMMED: &str = "Programmed";
     /// All is well with [`super::READY`].
     pub const READY: &str = "Ready";
+    /// All is well with [`super::DEFINED`].
+    pub const DEFINED: &str = "Defined";
+    /// All is well with [`super::OFFERED`].
+    pub const OFFERED: &str = "Offered";
+    /// All is well with [`super::APPROVED`].
+    pub const APPROVED: &str = "Approved";
+    /// All is well with [`super::CERTIFICATE_READY`].
+    pub const CERTIFICATE_READY: &str = "CertificateReady";
+    /// No port needs a certificate.
+    pub const NO_CERTIFICATE_NEEDED: &str = "NoCertificateNeeded";
+    /// All is well with [`super::ADVERTISED`].
+    pub const ADVERTISED: &str = "Advertised";
+    /// All is well with [`super::SERVING`].
+    pub const SERVING: &str = "Serving";
 
     /// A field of the object can't be understood; the message names it.
     pub const INVALID: &str = "Invalid";
     /// An older object has the name, or the coordination server gave it to another machine.
     pub const NAME_TAKEN: &str = "NameTaken";
+    /// The Service has owners that we don't know, and the object doesn't say `shared`.
+    pub const OWNED_ELSEWHERE: &str = "OwnedElsewhere";
+    /// The coordination server has no API of Services.
+    pub const SERVICES_UNAVAILABLE: &str = "ServicesUnavailable";
+    /// Hosts of Services have to be tagged nodes, and no tag is named.
+    pub const TAGS_REQUIRED: &str = "TagsRequired";
     /// The ProxyGroup's allow lists leave the object out.
     pub const NOT_ALLOWED: &str = "NotAllowed";
     /// The ProxyGroup doesn't exist.
     pub const PROXY_GROUP_NOT_FOUND: &str = "ProxyGroupNotFound";
     /// The Tailnet doesn't exist.
     pub const TAILNET_NOT_FOUND: &str = "TailnetNotFound";
+    /// The IdentityProvider doesn't exist.
+    pub const IDENTITY_PROVIDER_NOT_FOUND: &str = "IdentityProviderNotFound";
     /// The ProxyClass doesn't exist.
     pub const PROXY_CLASS_NOT_FOUND: &str = "ProxyClassNotFound";
     /// A Service or its port doesn't exist or has no ClusterIP.

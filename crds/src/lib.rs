@@ -1,26 +1,37 @@
 //! The custom resources of `postern.dev`: Rust types, and the YAML that is generated from them.
 //!
 //! It is types and constants and nothing else: no client, no decisions. The YAML in
-//! `charts/postern/templates/crds/` is written by `POSTERN_UPDATE=1 cargo test -p postern-crds`; without
-//! the variable the same test fails when it isn't current.
+//! `charts/postern/templates/crds/` and `crds/unserved/` is written by
+//! `POSTERN_UPDATE=1 cargo test -p postern-crds`; without the variable the same test fails when it isn't
+//! current.
 //!
 //! Rules that hold for every kind:
 //!
 //! - Every list and every text of a spec has a bound, so that CEL rules fit into the API server's budget.
 //! - What one object alone can get wrong is refused by the schema; what depends on others is a condition.
 //! - Conditions are a list-map by type; their types and reasons are the constants of [`conditions`].
-//! - A kind is here only when a controller serves it.
+//! - The chart installs a kind only when a controller serves it: an object without any condition would look
+//!   as if all were well. The others wait in `crds/unserved/`.
 
 #![expect(unreachable_pub, reason = "KubeSchema repeats each type inside of a function")]
 
 pub mod access;
 pub mod conditions;
+mod identity_provider;
+mod oidc_client;
 mod proxy_class;
 mod proxy_group;
 mod tailnet;
 mod tailnet_ingress;
+mod tailnet_service;
 pub mod yaml;
 
+pub use identity_provider::{
+    BackChannel, ClientIdMetadataDocuments, ClientNamespaces, ClientNamespacesFrom, ClientRules,
+    DynamicRegistration, IdentityProvider, IdentityProviderSpec, IdentityProviderStatus, IssuerFunnel,
+    Lifetimes, Signing, SigningAlgorithm, TokenExchange,
+};
+pub use oidc_client::{IdentityProviderRef, OIDCClient, OidcClientSpec, OidcClientStatus};
 pub use proxy_class::{ProxyClass, ProxyClassSpec};
 pub use proxy_group::{
     AllowedNamespaces, NamespacesFrom, ProxyGroup, ProxyGroupSpec, ProxyGroupStatus, TailnetRef,
@@ -31,6 +42,10 @@ pub use tailnet::{
 pub use tailnet_ingress::{
     Backend, Identity, IdentityHeaders, IngressRule, Limits, Path, PathType, Rewrite, Scheme, ServiceBackend,
     TailnetIngress, TailnetIngressSpec, TailnetIngressStatus, Timeouts, Tls,
+};
+pub use tailnet_service::{
+    ProxyProtocol, ServiceProtocol, TailnetService, TailnetServicePort, TailnetServiceSpec,
+    TailnetServiceStatus,
 };
 
 /// The API group.

@@ -3,14 +3,18 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{CustomResourceExt, ResourceExt};
 
-use crate::{ProxyClass, ProxyGroup, Tailnet, TailnetIngress};
+use crate::{
+    IdentityProvider, OIDCClient, ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService,
+};
 
-/// Every definition, by the file name it has below the chart's `templates/crds/`.
+/// Definitions by the file name that each has.
 ///
 /// # Errors
 /// When a definition can't be written as YAML.
-pub fn files() -> Result<Vec<(String, String)>, serde_saphyr::ser::Error> {
-    definitions()
+pub fn files(
+    definitions: Vec<CustomResourceDefinition>,
+) -> Result<Vec<(String, String)>, serde_saphyr::ser::Error> {
+    definitions
         .into_iter()
         .map(|mut crd| {
             // An upgrade brings new definitions, an uninstall must not take everybody's objects along.
@@ -22,12 +26,17 @@ pub fn files() -> Result<Vec<(String, String)>, serde_saphyr::ser::Error> {
         .collect()
 }
 
-/// Every definition.
-pub fn definitions() -> Vec<CustomResourceDefinition> {
+/// Definitions that the chart brings.
+pub fn served() -> Vec<CustomResourceDefinition> {
     vec![
         Tailnet::crd(),
         ProxyClass::crd(),
         ProxyGroup::crd(),
         TailnetIngress::crd(),
     ]
+}
+
+/// Definitions whose controller is still to come.
+pub fn unserved() -> Vec<CustomResourceDefinition> {
+    vec![TailnetService::crd(), IdentityProvider::crd(), OIDCClient::crd()]
 }

@@ -1,18 +1,31 @@
-//! The YAML in the chart is what the types say; `POSTERN_UPDATE=1` writes it.
+//! The YAML is what the types say; `POSTERN_UPDATE=1` writes it.
 
 use std::{fs, path::Path};
 
+use postern_crds::yaml;
+
 #[test]
 fn chart_has_current_definitions() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/postern/templates/crds");
-    let files = postern_crds::yaml::files().unwrap();
+    current(
+        "../charts/postern/templates/crds",
+        &yaml::files(yaml::served()).unwrap(),
+    );
+}
+
+#[test]
+fn unserved_definitions_are_current() {
+    current("unserved", &yaml::files(yaml::unserved()).unwrap());
+}
+
+fn current(directory: &str, files: &[(String, String)]) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
     if std::env::var_os("POSTERN_UPDATE").is_some() {
         fs::create_dir_all(&directory).unwrap();
-        for (name, yaml) in &files {
+        for (name, yaml) in files {
             fs::write(directory.join(name), yaml).unwrap();
         }
     }
-    for (name, yaml) in &files {
+    for (name, yaml) in files {
         let committed = fs::read_to_string(directory.join(name)).unwrap_or_default();
         assert!(
             committed == *yaml,
@@ -28,7 +41,8 @@ fn chart_has_current_definitions() {
 
 #[test]
 fn definitions_hold_nothing_that_a_template_would_change() {
-    for (name, yaml) in postern_crds::yaml::files().unwrap() {
+    let all = [yaml::served(), yaml::unserved()].concat();
+    for (name, yaml) in yaml::files(all).unwrap() {
         assert!(
             !yaml.contains("{{"),
             "{name} would be changed by the chart's templating"

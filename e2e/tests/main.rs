@@ -6,6 +6,7 @@
 
 mod change;
 mod chart;
+mod definitions;
 mod first_light;
 mod headscale;
 mod image;
@@ -29,6 +30,7 @@ fn tests() -> Vec<Test> {
         spoofing::TESTS,
         change::TESTS,
         rights::TESTS,
+        definitions::TESTS,
         removal::TESTS,
         sidecar::TESTS,
         image::TESTS,
