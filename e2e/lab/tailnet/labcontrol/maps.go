@@ -67,14 +67,52 @@ func (w *mapWriter) edit(msg []byte) []byte {
 	w.l.mu.Lock()
 	filter := w.l.filter
 	w.l.mu.Unlock()
+	var own []tailcfg.FilterRule
 	if filter != nil {
 		set("PacketFilter", filter)
+	} else if json.Unmarshal(m["PacketFilter"], &own) == nil {
+		set("PacketFilter", w.l.onlyEdges(own))
 	}
 	plain, _ = json.Marshal(m)
 	if w.compress {
 		return zstdframe.AppendEncode(nil, plain, zstdframe.FastestCompression)
 	}
 	return plain
+}
+
+// onlyEdges changes testcontrol's rules: it grants the ingress capability to everybody, but only Funnel's edge has it.
+func (l *lab) onlyEdges(rules []tailcfg.FilterRule) []tailcfg.FilterRule {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	srcs := []string{}
+	for _, n := range l.ingress {
+		for _, a := range n.Addresses {
+			srcs = append(srcs, a.Addr().String())
+		}
+	}
+	slices.Sort(srcs)
+	out := []tailcfg.FilterRule{}
+	for _, rule := range rules {
+		grants := slices.ContainsFunc(rule.CapGrant, func(g tailcfg.CapGrant) bool {
+			return slices.Contains(g.Caps, tailcfg.PeerCapabilityIngress)
+		})
+		if grants {
+			rule.SrcIPs = srcs
+		}
+		out = append(out, rule)
+	}
+	return out
+}
+
+// grantIngress gives a node the ingress capability, or takes it.
+func (l *lab) grantIngress(n *tailcfg.Node, on bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if on {
+		l.ingress[n.StableID] = n
+	} else {
+		delete(l.ingress, n.StableID)
+	}
 }
 
 // certDomains are the names for which the node may get certificates: its own, and those of services that it hosts with approval.
