@@ -16,12 +16,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     flow::{Conn, Flow, Stage},
-    listener::closed,
+    listener::{Bind, closed},
     shared::Shared,
     task::Task,
 };
 pub use self::{
     listener::TcpListener,
+    packet::UdpSocket,
     stats::{DropReason, Stats},
     stream::TcpStream,
 };
@@ -39,6 +40,7 @@ use crate::{
 mod flow;
 mod inbound;
 mod listener;
+mod packet;
 mod resolver;
 mod shared;
 mod stats;
@@ -141,7 +143,39 @@ impl Engine {
     /// # Errors
     /// `AddrInUse`.
     pub fn listen(&self, addr: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
-        self.shared.listeners.add(addr, port)
+        self.shared
+            .listeners
+            .add(addr.map_or(Bind::Own, Bind::Addr), port)
+    }
+
+    /// Accepts TCP connections to `port` on the addresses of a Tailscale Service (`svc:…`), as soon as and as
+    /// long as control lets this node host it.
+    ///
+    /// # Errors
+    /// `AddrInUse`.
+    pub fn listen_service(&self, service: &str, port: u16) -> io::Result<TcpListener> {
+        self.shared.listeners.add(Bind::Service(service.into()), port)
+    }
+
+    /// Binds a UDP socket to one of our addresses (a Service's too), or to all of a family (`0.0.0.0`, `::`).
+    /// Port 0: any that is free.
+    ///
+    /// # Errors
+    /// `AddrInUse`; `AddrNotAvailable` when the address isn't ours.
+    pub fn bind_udp(&self, local: SocketAddr) -> io::Result<UdpSocket> {
+        UdpSocket::bind(&self.shared, local, None)
+    }
+
+    /// A UDP socket that talks to this tailnet address alone.
+    ///
+    /// # Errors
+    /// `HostUnreachable` when no peer has the address.
+    pub fn connect_udp(&self, to: SocketAddr) -> io::Result<UdpSocket> {
+        let view = self.shared.view.load_full();
+        let from = view.filter(|view| view.peer_for(to.ip()).is_some());
+        let from = from.and_then(|view| view.source_for(to.ip()));
+        let from = from.ok_or(io::ErrorKind::HostUnreachable)?;
+        UdpSocket::bind(&self.shared, (from, 0).into(), Some(to))
     }
 
     /// Opens a TCP connection to a tailnet address.
@@ -225,7 +259,7 @@ impl Engine {
             .find(|key| !flows.contains_key(key))
             .ok_or(io::ErrorKind::AddrNotAvailable)?;
         let tcp = Tcp::connecting(&key, buffers, now, seed).ok_or(io::ErrorKind::InvalidInput)?;
-        let flow = Flow::new(key, peer, None, Conn::new(tcp, Stage::Dialling, now));
+        let flow = Flow::new(key, peer, None, false, Conn::new(tcp, Stage::Dialling, now));
         flows.insert(key, flow.clone());
         drop(flows);
         self.shared.mark_dirty(&flow);

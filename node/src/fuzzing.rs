@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use smoltcp::time::Instant;
 
 pub use crate::control::fuzzing::{map_frames, noise_records};
+pub use crate::peerapi::fuzzing::peer_api;
 use crate::{
     derp, disco,
     filter::{Filter, Inbound, Rules, Verdict},
@@ -261,7 +262,7 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 8] = [
+    const TARGETS: [(&str, Target); 9] = [
         ("derp_frames", derp_frames),
         ("disco", disco),
         ("filter_rules", filter_rules),
@@ -269,6 +270,7 @@ mod tests {
         ("map_frames", map_frames),
         ("map_response", map_response),
         ("noise_records", noise_records),
+        ("peer_api", peer_api),
         ("stun", stun),
     ];
 

@@ -7,9 +7,11 @@ pub mod cert;
 pub mod control;
 pub mod derp;
 pub mod derp_map;
+pub mod dial;
 mod disco;
 pub mod engine;
 pub mod filter;
+pub mod funnel;
 #[doc(hidden)]
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -18,9 +20,12 @@ pub mod magicsock;
 pub mod netmap;
 mod netstack;
 pub mod node;
+mod peerapi;
+pub mod service;
 pub mod state;
 mod stun;
 pub mod tailcfg;
 pub mod tls;
+pub mod tls_listener;
 mod udp;
 mod wg;

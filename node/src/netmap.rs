@@ -30,9 +30,12 @@ pub type CapMap = BTreeMap<String, Vec<Box<RawValue>>>;
 mod convert;
 mod index;
 mod merge;
+mod names;
+mod services;
 mod whois;
 
 pub use merge::{MergeError, Merger};
+pub(crate) use whois::INGRESS;
 
 /// A snapshot of the tailnet as one node sees it.
 #[derive(Debug, Clone)]
@@ -53,6 +56,8 @@ pub struct Netmap {
     pub cert_domains: Vec<String>,
     /// The MagicDNS suffix without dots at its ends, e.g. `example.ts.net`. Empty when unknown.
     pub magic_dns_suffix: String,
+    /// DNS names beside those of nodes: the addresses of Services above all.
+    pub extra_records: Arc<[crate::tailcfg::DnsRecord]>,
     /// The tailnet's display name.
     pub domain: String,
     /// Problems that control reports about this node.

@@ -7,3 +7,4 @@ mod device;
 pub(crate) mod echo;
 pub(crate) mod packet;
 pub(crate) mod tcp;
+pub(crate) mod udp;

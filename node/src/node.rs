@@ -20,11 +20,16 @@ pub use self::{
 use crate::{
     cert::CertStore,
     control::{self, C2n, Control, ControlConfig, LocalState},
-    engine::{Engine, EngineConfig, TcpListener, TcpStream},
+    dial::Destination,
+    engine::{Engine, EngineConfig, TcpListener, TcpStream, UdpSocket},
+    funnel::{self, FunnelListener, FunnelMode, FunnelStream, Funnels},
     key::{DiscoPrivate, NodePrivate},
     netmap::{Netmap, WhoIs},
+    peerapi::PeerApi,
+    service::{self, ServiceError, ServiceListener, ServiceMode, ServiceName, ServiceStatus, Services},
     state::NodeState,
     tls,
+    tls_listener::TlsListener,
 };
 
 mod config;
@@ -59,6 +64,8 @@ struct Shared {
     control: Control,
     engine: Engine,
     certs: CertStore,
+    funnels: Funnels,
+    services: Services,
     keeper: Arc<Keeper>,
     ephemeral: bool,
     status: watch::Receiver<Status>,
@@ -101,7 +108,12 @@ impl Node {
         let roots = tls::roots(&config.extra_roots);
         let keeper = Arc::new(Keeper::new(Arc::clone(&config.store), state.clone()));
         let (local_sender, local) = watch::channel(LocalState::default());
-        let answers = Arc::new(Answers::default());
+        let funnels = Funnels::new(local_sender.clone());
+        let services = Services::new(local_sender.clone());
+        let answers = Arc::new(Answers {
+            certs: OnceLock::new(),
+            services: services.clone(),
+        });
         let (control, node_key) = control::spawn(
             ControlConfig {
                 url: config.control_url,
@@ -143,7 +155,7 @@ impl Node {
                 hand_over: state.hand_over,
             },
             control.netmap.clone(),
-            local_sender,
+            local_sender.clone(),
             &tasks,
             cancel.clone(),
         )
@@ -156,12 +168,21 @@ impl Node {
         tasks.spawn(status::follow(control.clone(), status_sender, cancel.clone()));
         tasks.spawn(rekey(engine.clone(), node_key, cancel.clone()));
         tasks.spawn(keep(engine.clone(), Arc::clone(&keeper), cancel.clone()));
+        let peer_api = PeerApi {
+            engine: engine.clone(),
+            netmap: control.netmap.clone(),
+            local: local_sender,
+            funnels: funnels.clone(),
+        };
+        tasks.spawn(peer_api.run(cancel.clone()));
         tasks.close();
         Ok(Self {
             shared: Arc::new(Shared {
                 control,
                 engine,
                 certs,
+                funnels,
+                services,
                 keeper,
                 ephemeral: config.ephemeral,
                 status,
@@ -212,16 +233,185 @@ impl Node {
         })
     }
 
-    /// Opens a TCP connection to a tailnet address.
+    /// Accepts TCP connections on `port` of all own addresses and ends TLS, with certificates for the names that
+    /// control has given this node.
     ///
     /// # Errors
-    /// As `connect(2)`.
-    pub async fn dial(&self, to: SocketAddr) -> Result<TcpStream, Error> {
-        self.shared
-            .engine
-            .dial(to)
-            .await
-            .map_err(|source| Error::Io { what: "dial", source })
+    /// When the port is taken.
+    pub fn listen_tls(&self, port: u16) -> Result<TlsListener<TcpStream>, Error> {
+        let netmap = self.netmap();
+        let names = move |name: &str| {
+            let netmap = netmap.borrow();
+            let mut domains = netmap.iter().flat_map(|netmap| &netmap.cert_domains);
+            domains.any(|domain| domain.eq_ignore_ascii_case(name))
+        };
+        Ok(TlsListener::new(
+            self.listen(port)?,
+            Arc::new(names),
+            self.shared.certs.clone(),
+            &self.shared.tasks,
+        ))
+    }
+
+    /// Opens `port` to the internet through Funnel, and with [`FunnelMode::Both`] to the tailnet too. TLS is ended
+    /// with the certificate of the node's own name. Waits until the node is up.
+    ///
+    /// In production the port is 443, 8443 or 10000. Dropping the listener closes the port.
+    ///
+    /// # Errors
+    /// [`Error::Funnel`] says what the tailnet's policy lacks; [`Error::Io`] when the port is taken; as
+    /// [`Node::up`].
+    pub async fn listen_funnel(
+        &self,
+        port: u16,
+        mode: FunnelMode,
+    ) -> Result<TlsListener<FunnelStream>, Error> {
+        let listener = self.listen_funnel_tcp(port, mode).await?;
+        let host = listener.host().to_owned();
+        Ok(TlsListener::new(
+            listener,
+            Arc::new(move |name: &str| host.eq_ignore_ascii_case(name)),
+            self.shared.certs.clone(),
+            &self.shared.tasks,
+        ))
+    }
+
+    /// As [`Node::listen_funnel`], for a caller that ends TLS itself: for the name [`FunnelListener::host`] and no
+    /// other, since only that one was meant to be on the internet.
+    ///
+    /// # Errors
+    /// As [`Node::listen_funnel`].
+    pub async fn listen_funnel_tcp(&self, port: u16, mode: FunnelMode) -> Result<FunnelListener, Error> {
+        let host = funnel::check(&*self.running().await?, port)?;
+        let tailnet = match mode {
+            FunnelMode::FunnelOnly => None,
+            FunnelMode::Both => Some(self.listen(port)?),
+        };
+        let listener = self.shared.funnels.listen(host, port, tailnet);
+        listener.map_err(|source| Error::Io {
+            what: "listen on Funnel",
+            source,
+        })
+    }
+
+    /// Tells control that Funnel may be used later, so that it can prepare public DNS; a Funnel listener says it
+    /// by itself.
+    pub fn prepare_funnel(&self, wanted: bool) {
+        self.shared.funnels.prepare(wanted);
+    }
+
+    /// Hosts a port of a Tailscale Service (`svc:web`), at the service's own addresses. Waits until the node is up.
+    ///
+    /// Control is told at once; whether it has approved this host, [`Node::services`] says. Connections come as soon
+    /// as it has. A service of several ports is listened to several times, and control may want all ports that the
+    /// service's definition names. Dropping the listener withdraws it.
+    ///
+    /// # Errors
+    /// [`Error::Service`] when the name makes no sense or the node has no tags; [`Error::Io`] when the port is
+    /// taken; as [`Node::up`].
+    pub async fn listen_service(&self, service: &str, mode: ServiceMode) -> Result<ServiceListener, Error> {
+        let name: ServiceName = service.parse()?;
+        let port = mode.port();
+        if port == 0 {
+            return Err(ServiceError::Port.into());
+        }
+        let netmap = self.running().await?;
+        if !netmap.self_node.is_tagged() {
+            return Err(ServiceError::Untagged.into());
+        }
+        let listener = self.shared.engine.listen_service(name.as_str(), port);
+        let listener = listener.map_err(|source| Error::Io {
+            what: "listen on a service",
+            source,
+        })?;
+        let fqdn = name.fqdn(&netmap.magic_dns_suffix);
+        let listener = match mode {
+            ServiceMode::Tcp { .. } => service::Listener::Tcp(listener),
+            ServiceMode::TerminateTls { .. } => {
+                let fqdn = fqdn.clone();
+                service::Listener::Tls(TlsListener::new(
+                    listener,
+                    Arc::new(move |name: &str| fqdn == name),
+                    self.shared.certs.clone(),
+                    &self.shared.tasks,
+                ))
+            }
+        };
+        Ok(ServiceListener::new(
+            listener,
+            fqdn,
+            self.shared.services.host(name, port),
+        ))
+    }
+
+    /// Tells control to send clients of a hosted service here (as it does from the first listener on), or to send
+    /// them elsewhere: before an orderly end, some 20 s ahead. Connections are accepted all the same.
+    ///
+    /// Returns `false` when the service has no listener.
+    pub fn advertise_service(&self, service: &ServiceName, on: bool) -> bool {
+        self.shared.services.advertise(service, on)
+    }
+
+    /// The services that this node listens for, and whether control has approved it as their host. It changes with
+    /// the netmap.
+    pub fn services(&self) -> Vec<ServiceStatus> {
+        let netmap = self.shared.control.netmap.borrow().clone();
+        netmap.map_or_else(Vec::new, |netmap| self.shared.services.status(&netmap))
+    }
+
+    /// Opens a TCP connection to a tailnet address, or to a MagicDNS name: `db:5432`, `db.example.ts.net:5432`, a
+    /// Service's name. Waits until the node is up.
+    ///
+    /// # Errors
+    /// As `connect(2)`; `NotFound` when the tailnet has no such name; as [`Node::up`].
+    pub async fn dial(&self, to: impl Into<Destination>) -> Result<TcpStream, Error> {
+        let dial = |source| Error::Io { what: "dial", source };
+        let addrs = to.into().resolve(&*self.running().await?).map_err(dial)?;
+        let mut failed = std::io::ErrorKind::NotFound.into();
+        for addr in addrs {
+            match self.shared.engine.dial(addr).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failed = error,
+            }
+        }
+        Err(dial(failed))
+    }
+
+    /// A UDP socket on one of the node's addresses, or on all of a family (`0.0.0.0`, `::`). Port 0: any that is
+    /// free. Waits until the node is up.
+    ///
+    /// # Errors
+    /// When the port is taken or the address isn't the node's; as [`Node::up`].
+    pub async fn listen_packet(&self, local: SocketAddr) -> Result<UdpSocket, Error> {
+        self.running().await?;
+        let socket = self.shared.engine.bind_udp(local);
+        socket.map_err(|source| Error::Io {
+            what: "bind a UDP socket on the tailnet",
+            source,
+        })
+    }
+
+    /// A UDP socket that talks to this address or MagicDNS name alone. Waits until the node is up.
+    ///
+    /// # Errors
+    /// When no peer has the address or the name; as [`Node::up`].
+    pub async fn dial_packet(&self, to: impl Into<Destination>) -> Result<UdpSocket, Error> {
+        let addrs = to.into().resolve(&*self.running().await?);
+        let socket = addrs.and_then(|addrs| {
+            let to = addrs.first().ok_or(std::io::ErrorKind::NotFound)?;
+            self.shared.engine.connect_udp(*to)
+        });
+        socket.map_err(|source| Error::Io {
+            what: "dial by UDP",
+            source,
+        })
+    }
+
+    /// The netmap, once the node is up.
+    async fn running(&self) -> Result<Arc<Netmap>, Error> {
+        self.up().await?;
+        let netmap = self.shared.control.netmap.borrow().clone();
+        netmap.ok_or(Error::Closed)
     }
 
     /// Who is behind `src`, with the capabilities it has towards `dst` (one of our addresses).
@@ -302,12 +492,16 @@ async fn keep(engine: Engine, keeper: Arc<Keeper>, cancel: CancellationToken) {
 
 /// Answers control's questions to the node. The session that asks them is also what certificates are
 /// issued through, so it is there first.
-#[derive(Default)]
 struct Answers {
     certs: OnceLock<CertStore>,
+    services: Services,
 }
 
 impl C2n for Answers {
+    fn vip_services(&self) -> String {
+        self.services.c2n()
+    }
+
     fn tls_cert_status(&self, domain: &str) -> String {
         self.certs.get().map_or_else(
             || r#"{"Missing":true}"#.to_owned(),

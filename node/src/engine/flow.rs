@@ -34,6 +34,8 @@ pub(super) struct Flow {
     pub(super) peer: Arc<Peer>,
     /// Sequence number of the peer's SYN; `None` when we opened the connection.
     pub(super) opened_by: Option<u32>,
+    /// It was opened to a Tailscale Service's address: it goes on when we host the service no more.
+    pub(super) to_service: bool,
     pub(super) conn: Mutex<Conn>,
     /// In the engine's list of flows to poll.
     pub(super) dirty: AtomicBool,
@@ -95,11 +97,18 @@ impl Drop for Guard {
 }
 
 impl Flow {
-    pub(super) fn new(key: FlowKey, peer: Arc<Peer>, opened_by: Option<u32>, conn: Conn) -> Arc<Self> {
+    pub(super) fn new(
+        key: FlowKey,
+        peer: Arc<Peer>,
+        opened_by: Option<u32>,
+        to_service: bool,
+        conn: Conn,
+    ) -> Arc<Self> {
         Arc::new(Self {
             key,
             peer,
             opened_by,
+            to_service,
             conn: Mutex::new(conn),
             dirty: AtomicBool::new(false),
             timer: AtomicU64::new(u64::MAX),

@@ -14,6 +14,7 @@ use smoltcp::time::Instant;
 use super::{
     DropReason,
     flow::{Conn, Flow, Guard, Stage},
+    listener::Door,
     shared::Shared,
     view::View,
 };
@@ -26,6 +27,7 @@ use crate::{
         echo,
         packet::{self, FlowKey, Header, Segment},
         tcp::{Tcp, refusal},
+        udp,
     },
     wg::{Incoming, Peer, Rejected},
 };
@@ -213,7 +215,8 @@ impl Inbox {
         if !peer.may_send_from(header.src) {
             return Err(DropReason::SourceNotAllowed);
         }
-        if !view.is_own(header.dst) && !self.shared.listeners.has_address(header.dst) {
+        let ours = view.is_own(header.dst) || view.service(header.dst).is_some();
+        if !ours && !self.shared.listeners.has_address(header.dst) {
             return Err(DropReason::NotForUs);
         }
         if header.fragmented {
@@ -221,6 +224,7 @@ impl Inbox {
         }
         match segment {
             Some(segment) => self.segment(now, view, peer, &header, &segment, packet),
+            None if header.proto == packet::UDP => self.udp(view, peer, &header, packet),
             None => self.question(view, peer, &header, packet),
         }
     }
@@ -260,8 +264,11 @@ impl Inbox {
             self.shared.remove(&flow);
             flow.kill();
         }
-        let Some(listener) = self.shared.listeners.get(key.local) else {
-            return self.refuse(now, peer, &key, segment, packet);
+        let service = view.service(key.local.ip());
+        let listener = match self.shared.listeners.door(key.local, service) {
+            Door::Open(listener) => listener,
+            Door::Closed => return self.refuse(now, peer, &key, segment, packet),
+            Door::Moved => return Err(DropReason::NotForUs),
         };
         if listener.capacity() == 0 {
             return Err(DropReason::AcceptQueueFull);
@@ -280,10 +287,27 @@ impl Inbox {
             Some(Conn::new(tcp, stage, now))
         })()
         .ok_or(DropReason::TooManyFlows)?;
-        let flow = Flow::new(key, peer.clone(), Some(segment.seq), conn);
+        let flow = Flow::new(key, peer.clone(), Some(segment.seq), service.is_some(), conn);
         self.shared.flows.lock().insert(key, flow.clone());
         self.ingress(now, &flow, packet);
         Ok(())
+    }
+
+    /// A datagram goes to the socket that is bound where it is sent to.
+    fn udp(&self, view: &View, peer: &Arc<Peer>, header: &Header, packet: &[u8]) -> Result<(), DropReason> {
+        let datagram = udp::parse(header, packet).ok_or(DropReason::Malformed)?;
+        let inbound = Inbound {
+            src: datagram.from,
+            dst: datagram.to,
+            proto: header.proto,
+            tcp_syn: false,
+            reply: self.shared.packets.is_answer(&datagram),
+            icmp_request: false,
+            fragment: false,
+            jailed: false,
+        };
+        view.admit(&peer.node(), &inbound, self.shared.local.borrow().peer_api)?;
+        self.shared.packets.deliver(datagram)
     }
 
     /// Something that is answered without a flow: echo requests and TSMP pings.

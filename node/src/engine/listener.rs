@@ -15,8 +15,29 @@ use super::TcpStream;
 /// Established connections that wait to be accepted; beyond it no SYN is answered.
 const ACCEPT_QUEUE: usize = 256;
 
-/// Address (`None`: all own ones) and port.
-type Place = (Option<IpAddr>, u16);
+/// What a listener takes connections to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Bind {
+    /// All of the node's own addresses.
+    Own,
+    /// This address.
+    Addr(IpAddr),
+    /// The addresses of a Tailscale Service, whichever they are when a connection comes.
+    Service(Arc<str>),
+}
+
+/// Where, and the port.
+type Place = (Bind, u16);
+
+/// What becomes of somebody who opens a connection.
+pub(super) enum Door {
+    /// It goes to this listener.
+    Open(mpsc::Sender<TcpStream>),
+    /// Nobody listens: the SYN is refused.
+    Closed,
+    /// A service that we host no more. The SYN is dropped: repeated, it finds the host that has taken over.
+    Moved,
+}
 
 /// Accepts connections.
 pub struct TcpListener {
@@ -34,7 +55,7 @@ impl TcpListener {
 
 impl Drop for TcpListener {
     fn drop(&mut self) {
-        self.listeners.remove(self.place);
+        self.listeners.remove(&self.place);
     }
 }
 
@@ -54,15 +75,15 @@ impl Listeners {
         Arc::new(Self(RwLock::new(Some(AHashMap::default()))))
     }
 
-    pub(super) fn add(self: &Arc<Self>, addr: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
-        let place = (addr, port);
+    pub(super) fn add(self: &Arc<Self>, bind: Bind, port: u16) -> io::Result<TcpListener> {
+        let place = (bind, port);
         let mut listeners = self.0.write();
         let listeners = listeners.as_mut().ok_or_else(closed)?;
         if listeners.contains_key(&place) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         let (sender, queue) = mpsc::channel(ACCEPT_QUEUE);
-        listeners.insert(place, sender);
+        listeners.insert(place.clone(), sender);
         Ok(TcpListener {
             queue,
             place,
@@ -70,14 +91,22 @@ impl Listeners {
         })
     }
 
-    /// The listener for connections to `to`: the one on exactly this address comes first.
-    pub(super) fn get(&self, to: SocketAddr) -> Option<mpsc::Sender<TcpStream>> {
+    /// Who takes connections to `to`, which may be an address of `service`: the listener on exactly this address
+    /// comes first. A service's ports are its own: what listens on the node's addresses is not reached by it.
+    pub(super) fn door(&self, to: SocketAddr, service: Option<&Arc<str>>) -> Door {
         let listeners = self.0.read();
-        let listeners = listeners.as_ref()?;
-        listeners
-            .get(&(Some(to.ip()), to.port()))
-            .or_else(|| listeners.get(&(None, to.port())))
-            .cloned()
+        let Some(listeners) = listeners.as_ref() else {
+            return Door::Closed;
+        };
+        let bind = service.map_or(Bind::Own, |name| Bind::Service(name.clone()));
+        let found = listeners
+            .get(&(Bind::Addr(to.ip()), to.port()))
+            .or_else(|| listeners.get(&(bind.clone(), to.port())));
+        match found {
+            Some(listener) => Door::Open(listener.clone()),
+            None if service.is_none() || listeners.keys().any(|(at, _)| *at == bind) => Door::Closed,
+            None => Door::Moved,
+        }
     }
 
     /// Somebody listens on this very address: it is one of ours even if the netmap doesn't list it as the
@@ -86,7 +115,7 @@ impl Listeners {
         self.0
             .read()
             .as_ref()
-            .is_some_and(|l| l.keys().any(|(addr, _)| *addr == Some(ip)))
+            .is_some_and(|l| l.keys().any(|(at, _)| *at == Bind::Addr(ip)))
     }
 
     /// Ends all `accept`s, now and later.
@@ -94,9 +123,9 @@ impl Listeners {
         *self.0.write() = None;
     }
 
-    fn remove(&self, place: Place) {
+    fn remove(&self, place: &Place) {
         if let Some(listeners) = self.0.write().as_mut() {
-            listeners.remove(&place);
+            listeners.remove(place);
         }
     }
 }

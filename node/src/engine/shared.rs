@@ -28,6 +28,7 @@ use super::{
     Stats,
     flow::{Conn, Flow},
     listener::Listeners,
+    packet::Packets,
     view::View,
 };
 use crate::{
@@ -52,6 +53,7 @@ pub(super) struct Shared {
     pub(super) flows: Mutex<AHashMap<FlowKey, Arc<Flow>>>,
     pub(super) arena: Arc<Arena>,
     pub(super) listeners: Arc<Listeners>,
+    pub(super) packets: Packets,
     pub(super) half_open: Arc<AtomicUsize>,
     pub(super) view: ArcSwapOption<View>,
     pub(super) local: watch::Sender<LocalState>,
@@ -93,6 +95,7 @@ impl Shared {
             flows: Mutex::default(),
             arena: Arena::new(MAX_FLOWS),
             listeners: Listeners::new(),
+            packets: Packets::default(),
             half_open: Arc::default(),
             view: ArcSwapOption::empty(),
             local,
@@ -246,6 +249,7 @@ impl Shared {
     pub(super) fn close(&self) {
         self.closed.store(true, Release);
         self.listeners.close();
+        self.packets.close();
         self.kill_flows(|_| true);
         self.udp.flush();
         *self.mail.lock() = Mail::default();

@@ -56,11 +56,15 @@ pub enum DropReason {
     AcceptQueueFull,
     /// A segment of no connection, beyond the rate at which they are answered.
     StrayUnanswered,
+    /// A datagram to a port where no socket is bound.
+    NoSocket,
+    /// A datagram to a socket that nobody reads fast enough.
+    PacketQueueFull,
 }
 
 impl DropReason {
     /// All reasons, in the order of [`Stats::drops`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::NotAuthentic,
         Self::Replayed,
         Self::UnknownPeer,
@@ -72,6 +76,8 @@ impl DropReason {
         Self::TooManyFlows,
         Self::AcceptQueueFull,
         Self::StrayUnanswered,
+        Self::NoSocket,
+        Self::PacketQueueFull,
     ];
 }
 

@@ -7,9 +7,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 
 mod flows;
+mod funnel;
 mod lab;
 mod paths;
 mod policy;
+mod services;
 
 use lab::{PATIENCE, Side, allow_all, pair, within};
 

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use ahash::AHashSet;
+use ahash::{AHashMap, AHashSet};
 use ipnet::IpNet;
 
 use super::DropReason;
@@ -16,17 +16,33 @@ use crate::{
 pub(super) struct View {
     pub(super) netmap: Arc<Netmap>,
     own: AHashSet<IpAddr>,
+    /// Addresses of the `svc:` services that control lets us host.
+    services: AHashMap<IpAddr, Arc<str>>,
 }
 
 impl View {
     pub(super) fn new(netmap: Arc<Netmap>) -> Self {
         let own = netmap.self_node.ips().collect();
-        Self { netmap, own }
+        let hosted = netmap.self_node.service_hosts().into_iter();
+        let services = hosted.flat_map(|(name, addrs)| {
+            let name: Arc<str> = name.into();
+            addrs.into_iter().map(move |addr| (addr, name.clone()))
+        });
+        Self {
+            services: services.collect(),
+            netmap,
+            own,
+        }
     }
 
     /// `ip` is one of the node's own addresses.
     pub(super) fn is_own(&self, ip: IpAddr) -> bool {
         self.own.contains(&ip)
+    }
+
+    /// The Tailscale Service that we may host and that has this address.
+    pub(super) fn service(&self, ip: IpAddr) -> Option<&Arc<str>> {
+        self.services.get(&ip)
     }
 
     /// The peer with this key, if it may talk to us now.

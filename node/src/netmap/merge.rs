@@ -3,11 +3,10 @@
 //! Pure: a message and the time in, a snapshot out. What a message doesn't touch is shared with the
 //! snapshot before.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::value::RawValue;
 
 use super::{Netmap, Node, UserId, UserProfile, index::Index};
 use crate::{
@@ -38,6 +37,8 @@ pub struct Merger {
     rules: Arc<Rules>,
     filter: Arc<Filter>,
     dns: tailcfg::DnsConfig,
+    /// Taken out of `dns`: every snapshot shares them.
+    extra_records: Arc<[tailcfg::DnsRecord]>,
     domain: String,
     health: Vec<String>,
     messages: BTreeMap<String, tailcfg::DisplayMessage>,
@@ -110,7 +111,11 @@ impl Merger {
         let mut changed = self_changed || peers.any;
         changed |= self.merge_users(response.user_profiles);
         changed |= response.derp_map.map(|map| self.merge_derp(map)).is_some();
-        changed |= response.dns_config.map(|dns| self.dns = dns).is_some();
+        if let Some(mut dns) = response.dns_config {
+            self.extra_records = std::mem::take(&mut dns.extra_records).into();
+            self.dns = dns;
+            changed = true;
+        }
         changed |= self.merge_health(response.health, response.display_messages);
         if !response.domain.is_empty() {
             self.domain = response.domain;
@@ -127,7 +132,8 @@ impl Merger {
 
     fn renew_filter(&mut self, self_node: &Node) {
         let own = self_node.addresses.iter().copied();
-        let local = own.chain(service_addresses(self_node));
+        let services = self_node.service_hosts().into_values().flatten();
+        let local = own.chain(services.map(IpNet::from));
         self.filter = Arc::new(Filter::new(self.rules.clone(), local, self.peers.shown()));
     }
 
@@ -147,6 +153,7 @@ impl Merger {
                 .iter()
                 .map(|name| name.trim_matches('.').to_owned())
                 .collect(),
+            extra_records: self.extra_records.clone(),
             domain: self.domain.clone(),
             health: self.problems(),
             index: self.index.clone(),
@@ -243,16 +250,6 @@ struct PeerDelta {
     changed: tailcfg::List<tailcfg::Node>,
     online: BTreeMap<super::NodeId, bool>,
     patches: tailcfg::List<tailcfg::PeerChange>,
-}
-
-/// The addresses of the `svc:` services that control lets us host.
-fn service_addresses(self_node: &Node) -> Vec<IpNet> {
-    let parse = |value: &RawValue| {
-        serde_json::from_str::<BTreeMap<String, Vec<IpAddr>>>(value.get()).unwrap_or_default()
-    };
-    let values = self_node.cap_map.get("service-host").into_iter().flatten();
-    let services = values.flat_map(|value| parse(value).into_values());
-    services.flatten().map(IpNet::from).collect()
 }
 
 /// Our own name without its first label; should it have one label only, the first search domain.

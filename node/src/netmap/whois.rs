@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use super::{Netmap, WhoIs};
 
-/// All that a peer whose key is not signed may be granted (Go: `capsAllowedForUnsignedPeer`).
-const INGRESS: &str = "https://tailscale.com/cap/ingress";
+/// To bring us connections from the internet. It is all that a peer whose key is not signed may be granted
+/// (Go: `capsAllowedForUnsignedPeer`).
+pub(crate) const INGRESS: &str = "https://tailscale.com/cap/ingress";
 
 impl Netmap {
     /// The machine that has `src` as one of its own addresses, its user, and its capabilities towards `dst`.

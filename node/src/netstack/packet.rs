@@ -7,6 +7,7 @@ use std::{
 
 /// Protocol numbers (IANA).
 pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const ICMPV6: u8 = 58;
 /// Tailscale's own control messages inside the tunnel.

@@ -36,6 +36,12 @@ pub enum Error {
         /// Not before this time, when the CA asked for a pause.
         retry_at: Option<jiff::Timestamp>,
     },
+    /// The tailnet's policy doesn't let this node use Funnel; says what it lacks.
+    #[error(transparent)]
+    Funnel(#[from] crate::funnel::FunnelError),
+    /// This node can't host a Tailscale Service.
+    #[error(transparent)]
+    Service(#[from] crate::service::ServiceError),
     /// Control refused the login.
     #[error("the control server refused the login: {reason}")]
     Refused {

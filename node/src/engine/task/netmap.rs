@@ -31,7 +31,7 @@ impl Task {
         }
         self.shared.kill_flows(|flow| {
             let ours = flow.key.local.ip();
-            !(view.is_own(ours) || self.shared.listeners.has_address(ours))
+            !(flow.to_service || view.is_own(ours) || self.shared.listeners.has_address(ours))
                 || !flow.peer.may_send_from(flow.key.remote.ip())
                 || gone.iter().any(|peer| Arc::ptr_eq(peer, &flow.peer))
         });

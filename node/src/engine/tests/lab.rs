@@ -134,6 +134,14 @@ impl Side {
             .await;
     }
 
+    pub(super) fn netmap(&self) -> watch::Receiver<Option<Arc<Netmap>>> {
+        self.netmap.subscribe()
+    }
+
+    pub(super) fn cancel(&self) -> CancellationToken {
+        self.cancel.clone()
+    }
+
     pub(super) fn dropped(&self, reason: DropReason) -> u64 {
         self.engine.stats().dropped(reason)
     }

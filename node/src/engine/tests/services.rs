@@ -1,0 +1,131 @@
+//! Addresses of Tailscale Services, and UDP.
+
+use serde_json::json;
+
+use super::*;
+
+const VIP: &str = "100.127.0.1";
+
+impl Side {
+    /// Control lets this node host `svc:x`, and says so to it.
+    async fn may_host(&self, may: bool) {
+        let mut host = self.node();
+        if may {
+            host["CapMap"] = json!({"service-host": [{"svc:x": [VIP]}]});
+        }
+        self.hear(json!({"Node": host})).await;
+    }
+
+    /// The node as its peers see it while control routes the service to it.
+    fn host(&self) -> serde_json::Value {
+        let mut host = self.node();
+        let allowed = host["AllowedIPs"].as_array_mut().unwrap();
+        allowed.push(json!(format!("{VIP}/32")));
+        host
+    }
+}
+
+fn vip(port: u16) -> SocketAddr {
+    (VIP.parse::<IpAddr>().unwrap(), port).into()
+}
+
+#[tokio::test]
+async fn a_service_is_hosted_once_control_says_so_and_on_its_own_ports() {
+    let (a, b) = pair().await;
+    a.hear(json!({"PeersChanged": [b.host()]})).await;
+    let mut service = b.engine.listen_service("svc:x", PORT).unwrap();
+    let _of_the_node = b.engine.listen(None, 81).unwrap();
+    let before = b.dropped(DropReason::NotForUs);
+    tokio::select! {
+        answer = a.engine.dial(vip(PORT)) => panic!("there was an answer: {answer:?}"),
+        () = within(|| b.dropped(DropReason::NotForUs) > before) => {}
+    }
+    b.may_host(true).await;
+    let mut dialled = a.engine.dial(vip(PORT)).await.unwrap();
+    let mut accepted = service.accept().await.unwrap();
+    assert_eq!(accepted.local_addr(), vip(PORT));
+    // The node's own ports are not the service's.
+    let refused = a.engine.dial(vip(81)).await.unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    assert_eq!(
+        b.engine.listen_service("svc:x", PORT).unwrap_err().kind(),
+        io::ErrorKind::AddrInUse
+    );
+
+    // Given up: what is open goes on, what is new is not answered, so that it finds the next host.
+    drop(service);
+    let before = b.dropped(DropReason::NotForUs);
+    tokio::select! {
+        answer = a.engine.dial(vip(PORT)) => panic!("there was an answer: {answer:?}"),
+        () = within(|| b.dropped(DropReason::NotForUs) > before) => {}
+    }
+    b.may_host(false).await;
+    dialled.write_all(b"x").await.unwrap();
+    assert_eq!(accepted.read_u8().await.unwrap(), b'x');
+    accepted.write_all(b"y").await.unwrap();
+    accepted.flush().await.unwrap();
+    assert_eq!(dialled.read_u8().await.unwrap(), b'y');
+}
+
+#[tokio::test]
+async fn datagrams_go_both_ways_and_only_where_they_may() {
+    let (a, b) = pair().await;
+    let server = b.engine.bind_udp(b.addr(53)).unwrap();
+    assert_eq!(
+        b.engine.bind_udp(b.addr(53)).unwrap_err().kind(),
+        io::ErrorKind::AddrInUse
+    );
+    assert_eq!(
+        b.engine.bind_udp(a.addr(53)).unwrap_err().kind(),
+        io::ErrorKind::AddrNotAvailable
+    );
+    let client = a.engine.connect_udp(b.addr(53)).unwrap();
+    let mut buf = [0; 2000];
+    client.send(b"question").unwrap();
+    let (len, from) = server.recv_from(&mut buf).await.unwrap();
+    assert_eq!((&buf[..len], from), (&b"question"[..], client.local_addr()));
+
+    // a lets nobody in, but answers are none who come in.
+    a.hear(json!({"PacketFilter": []})).await;
+    server.send_to(b"answer", from).unwrap();
+    let len = client.recv(&mut buf).await.unwrap();
+    assert_eq!(&buf[..len], b"answer");
+    let other = a.engine.bind_udp(a.addr(99)).unwrap();
+    server.send_to(b"?", other.local_addr()).unwrap();
+    within(|| a.dropped(DropReason::Filtered) == 1).await;
+
+    // IPv6, and all addresses at once.
+    let any = b.engine.bind_udp("[::]:53".parse().unwrap()).unwrap();
+    let client = a.engine.connect_udp(b.addr_v6(53)).unwrap();
+    let largest = vec![7; UdpSocket::MAX_PAYLOAD];
+    client.send(&largest).unwrap();
+    let (len, from) = any.recv_from(&mut buf).await.unwrap();
+    assert_eq!(buf[..len], largest);
+    any.send_to(&largest, from).unwrap();
+    assert_eq!(client.recv(&mut buf).await.unwrap(), largest.len());
+    let error = client.send(&[0; UdpSocket::MAX_PAYLOAD + 1]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+
+    client.send_to(b"x", b.addr_v6(54)).unwrap();
+    within(|| b.dropped(DropReason::NoSocket) == 1).await;
+    let nobody = client.send_to(b"x", "[fd7a::99]:1".parse().unwrap()).unwrap_err();
+    assert_eq!(nobody.kind(), io::ErrorKind::HostUnreachable);
+    b.stop().await;
+    assert!(server.recv_from(&mut buf).await.is_err());
+}
+
+#[tokio::test]
+async fn a_flood_of_datagrams_is_counted_and_bounded() {
+    let (a, b) = pair().await;
+    let server = b.engine.bind_udp(b.addr(53)).unwrap();
+    let client = a.engine.connect_udp(b.addr(53)).unwrap();
+    let mut buf = [0; 10];
+    client.send(b"first").unwrap();
+    server.recv_from(&mut buf).await.unwrap();
+    within(|| {
+        client.send(b"flood").unwrap();
+        b.dropped(DropReason::PacketQueueFull) > 0
+    })
+    .await;
+    assert_eq!(server.recv_from(&mut buf).await.unwrap().0, 5);
+}
