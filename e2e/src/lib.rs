@@ -10,6 +10,7 @@
 #![expect(clippy::print_stdout, reason = "it talks to a person at a terminal")]
 
 pub mod app;
+pub mod bench;
 pub mod checks;
 pub mod client;
 pub mod cluster;

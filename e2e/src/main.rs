@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -9,7 +10,7 @@ use clap::{Parser, Subcommand};
 use postern_e2e::cluster::Cluster;
 use postern_e2e::lab::Lab;
 use postern_e2e::step::{Steps, shown};
-use postern_e2e::{checks, demo, down, status, tailnet, up};
+use postern_e2e::{bench, checks, demo, down, status, tailnet, up};
 
 /// A real Kubernetes and a real tailnet on this machine, with Postern between them.
 ///
@@ -77,6 +78,18 @@ enum Lifecycle {
         /// Only the end-to-end tests whose name contains this
         filter: Option<String>,
     },
+    /// Postern beside Go's `tsnet` and `tailscale serve`, in one run: CPU, throughput, memory, size (an hour; --quick: ten minutes)
+    Bench {
+        /// One short round of each
+        #[arg(long)]
+        quick: bool,
+        /// Only the groups whose name contains this: size, load, load over DERP, …
+        #[arg(default_value = "")]
+        filter: String,
+        /// Write all samples there
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -115,6 +128,14 @@ fn run(command: &Lifecycle) -> Result<ExitCode> {
         }
         Lifecycle::Curl { user, arguments } => return curl(&lab, user, arguments),
         Lifecycle::Logs { part, follow } => return logs(&lab, part.as_deref(), *follow),
+        Lifecycle::Bench { quick, filter, json } => {
+            let options = bench::Options {
+                quick: *quick,
+                filter: filter.clone(),
+                json: json.clone(),
+            };
+            bench::bench(&lab, &mut steps, &options)?;
+        }
         Lifecycle::Test { filter } => return checks::run(&lab, &mut steps, filter.as_deref()),
     }
     Ok(ExitCode::SUCCESS)

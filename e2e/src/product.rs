@@ -65,6 +65,20 @@ pub fn build(lab: &Lab, helpers: &Helpers, steps: &mut Steps) -> Result<Images> 
     })
 }
 
+/// A program as it is released, built now.
+pub fn release(lab: &Lab, name: &str, steps: &mut Steps) -> Result<PathBuf> {
+    let program = target_folder(lab).join(TARGET).join("release").join(name);
+    let estimate = (!program.exists()).then_some(Duration::from_secs(600));
+    steps.run(&format!("build {name} for release"), estimate, || {
+        let mut cargo = Command::new("cargo");
+        cargo
+            .current_dir(&lab.tree)
+            .args(["build", "--release", "--target", TARGET, "--package", name]);
+        command::logged(&mut cargo, &lab.cache.join("log/build.log"))
+    })?;
+    Ok(program)
+}
+
 /// A program as the images have it.
 pub fn program(lab: &Lab, name: &str) -> PathBuf {
     target_folder(lab).join(TARGET).join("lab").join(name)

@@ -44,17 +44,7 @@ impl Helpers {
             || {
                 let fresh = helpers.folder.with_extension("new");
                 fs::create_dir_all(&fresh)?;
-                let mut go = Command::new("go");
-                go.current_dir(lab.go_helpers()).env("CGO_ENABLED", "0");
-                go.args([
-                    "build",
-                    "-mod=readonly",
-                    "-trimpath",
-                    "-buildvcs=false",
-                    "-ldflags=-s -w",
-                    "-o",
-                ])
-                .arg(&fresh);
+                let mut go = go_build(&lab.go_helpers(), &fresh);
                 go.args(["./labcontrol", "./peer", "./backend"]);
                 command::logged(&mut go, &lab.cache.join("log/build.log"))?;
                 fs::rename(&fresh, &helpers.folder).context("cannot move the built programs into the cache")
@@ -115,24 +105,31 @@ pub fn build_headscale(lab: &Lab, steps: &mut Steps) -> Result<()> {
     steps.run("build Headscale", Some(Duration::from_secs(300)), || {
         let fresh = program.with_extension("new");
         fs::create_dir_all(program.parent().context("it has no folder")?)?;
-        let mut go = Command::new("go");
-        go.current_dir(lab.go_helpers().join("headscale"))
-            .env("CGO_ENABLED", "0");
-        go.args([
-            "build",
-            "-mod=readonly",
-            "-trimpath",
-            "-buildvcs=false",
-            "-ldflags=-s -w",
-            "-o",
-        ])
-        .arg(&fresh);
+        let mut go = go_build(&lab.go_helpers().join("headscale"), &fresh);
         command::logged(
             go.arg("github.com/juanfont/headscale/cmd/headscale"),
             &lab.cache.join("log/build.log"),
         )?;
         fs::rename(&fresh, &program).context("cannot move Headscale into the cache")
     })
+}
+
+/// Builds packages of `module` into `out`. As in `kubernetes/lab.sh`: no DWARF, and a compiler that collects its
+/// garbage later, cost a sixth less.
+fn go_build(module: &Path, out: &Path) -> Command {
+    let mut go = Command::new("go");
+    go.current_dir(module).env("CGO_ENABLED", "0").env("GOGC", "400");
+    go.args([
+        "build",
+        "-mod=readonly",
+        "-trimpath",
+        "-buildvcs=false",
+        "-gcflags=all=-dwarf=false",
+        "-ldflags=-s -w",
+        "-o",
+    ])
+    .arg(out);
+    go
 }
 
 /// Starts what is not running yet; this process must be inside ([`crate::cluster::Cluster::enter`]).

@@ -33,10 +33,11 @@ pub fn throughout(what: &str, bound: Duration, mut attempt: impl FnMut() -> Resu
     Ok(())
 }
 
+/// Between two looks at a condition; and where time itself is what is measured (memory of an idle process).
 #[expect(
     clippy::disallowed_methods,
-    reason = "the pause between two looks at a condition of another process"
+    reason = "another process gives no notice, and idleness is a matter of time"
 )]
-fn pause(duration: Duration) {
+pub(crate) fn pause(duration: Duration) {
     std::thread::sleep(duration);
 }

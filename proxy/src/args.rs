@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use postern_proxy_config::names::ADMIN_PORT;
 
+use crate::trust::Trust;
+
 /// Serves applications on a tailnet, telling them who is asking.
 #[derive(Debug, Parser)]
 #[command(
@@ -33,6 +35,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve until SIGTERM, then drain.
     Run(Box<Run>),
+    /// Say whether a server's certificate would be believed here.
+    Trust(Trust),
 }
 
 /// Where the configuration is and how to serve it.

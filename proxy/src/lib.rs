@@ -26,4 +26,5 @@ pub mod serve;
 pub mod standalone;
 pub mod tailnet;
 pub mod telemetry;
+pub mod trust;
 pub mod upstream;

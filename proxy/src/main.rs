@@ -1,11 +1,11 @@
 //! The data plane's process; see the library for what it does.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{io::Write, process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use postern_proxy::{
     args::{Cli, Command},
-    run, tailnet, telemetry,
+    run, tailnet, telemetry, trust,
 };
 
 /// glibc's allocator keeps what a burst of connections took.
@@ -13,8 +13,11 @@ use postern_proxy::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let Command::Run(args) = Cli::parse().command;
-    match start(*args) {
+    let done = match Cli::parse().command {
+        Command::Run(args) => start(*args),
+        Command::Trust(args) => say(trust::judge(&args).map(|()| "believed".to_owned())),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -23,10 +26,21 @@ fn main() -> ExitCode {
     }
 }
 
+/// The answer of a command that a person typed.
+fn say(answer: anyhow::Result<String>) -> anyhow::Result<()> {
+    match answer {
+        Ok(text) => writeln!(std::io::stdout(), "{text}")?,
+        Err(error) => {
+            writeln!(std::io::stderr(), "error: {error:#}")?;
+            std::process::exit(1);
+        }
+    }
+    Ok(())
+}
+
 fn start(args: postern_proxy::args::Run) -> anyhow::Result<()> {
     if let Err(error) = telemetry::init(args.log_format, &args.log) {
         // There is no log to write this to.
-        use std::io::Write;
         let _ = writeln!(std::io::stderr(), "error: {error}");
         std::process::exit(2);
     }

@@ -253,8 +253,10 @@ mod tests {
     use crate::args::{Cli, Command};
 
     fn args(words: &[&str]) -> Run {
-        let Command::Run(run) = Cli::parse_from(["postern-proxy", "run"].iter().chain(words)).command;
-        *run
+        match Cli::parse_from(["postern-proxy", "run"].iter().chain(words)).command {
+            Command::Run(run) => *run,
+            other => panic!("not a run: {other:?}"),
+        }
     }
 
     #[test]

@@ -1,0 +1,216 @@
+//! The Go client: what it is told and what it says.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use super::subject::{Programs, Subject};
+use super::world::Tailnet;
+use crate::command;
+
+/// What a client does.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Work {
+    /// 1 KiB responses on connections that stay.
+    Requests { connections: u32 },
+    /// The same, beside connections that do nothing.
+    Beside { connections: u32, idle: u32 },
+    /// A connection for each request.
+    New { connections: u32 },
+    /// Large response bodies.
+    Down { streams: u32 },
+    /// Large request bodies.
+    Up { streams: u32 },
+}
+
+/// Processor and memory of a process during a window.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(super) struct Usage {
+    pub(super) us_per_req: f64,
+    pub(super) s_per_gib: f64,
+    /// MiB at the window's end.
+    pub(super) rss: f64,
+}
+
+/// What a window showed.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Loaded {
+    pub(super) req_s: f64,
+    pub(super) p99_ms: f64,
+    pub(super) mib_s: f64,
+    pub(super) cpu_server: Usage,
+    /// Version, cipher, group and ALPN that were negotiated.
+    pub(super) tls: String,
+    errors: u64,
+    stalled: u64,
+    last_error: String,
+    path: String,
+}
+
+/// What idle connections cost.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Idle {
+    pub(super) proc: String,
+    pub(super) conns: u64,
+    pub(super) kib_per_conn: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct First {
+    first200_ms: f64,
+}
+
+const BULK: &str = "268435456";
+
+/// Loads `subject` for a window.
+pub(super) fn load(
+    subject: &Subject,
+    work: Work,
+    window: Duration,
+    tailnet: &Tailnet<'_>,
+    programs: &Programs,
+    relayed: bool,
+) -> Result<Loaded> {
+    let mut options = BTreeMap::from([
+        ("-warm", "1s".to_owned()),
+        ("-dur", format!("{}s", window.as_secs())),
+    ]);
+    let mut flags = Vec::new();
+    let mut url = format!("{}/bytes", subject.url);
+    let connections = match work {
+        Work::Requests { connections } => connections,
+        Work::Beside { connections, idle } => {
+            options.insert("-idle", idle.to_string());
+            connections
+        }
+        Work::New { connections } => {
+            flags.push("-new");
+            connections
+        }
+        Work::Down { streams } => {
+            url = format!("{url}?n={BULK}");
+            streams
+        }
+        Work::Up { streams } => {
+            url = format!("{}/sink", subject.url);
+            options.insert("-up", BULK.to_owned());
+            streams
+        }
+    };
+    options.insert("-conns", connections.to_string());
+    let loaded: Loaded = only(run(
+        "load", subject, &url, &options, &flags, tailnet, programs, relayed,
+    )?)?;
+    let path = if relayed { "derp" } else { "direct" };
+    ensure!(
+        loaded.path.starts_with(path),
+        "the path to {} is {}",
+        subject.kind,
+        loaded.path
+    );
+    if loaded.errors + loaded.stalled > 0 {
+        bail!(
+            "{}: {} errors, {} stalled: {}",
+            subject.kind,
+            loaded.errors,
+            loaded.stalled,
+            loaded.last_error
+        );
+    }
+    Ok(loaded)
+}
+
+/// Opens connections, lets each do one request, holds them, and says what the server needs for each.
+pub(super) fn idle(
+    subject: &Subject,
+    connections: u32,
+    tailnet: &Tailnet<'_>,
+    programs: &Programs,
+) -> Result<Idle> {
+    let options = BTreeMap::from([("-dur", "15s".to_owned()), ("-idle", connections.to_string())]);
+    let url = format!("{}/bytes", subject.url);
+    let seen: Vec<Idle> = run("idle", subject, &url, &options, &[], tailnet, programs, false)?;
+    let idle = seen
+        .into_iter()
+        .find(|idle| idle.proc == "server")
+        .context("the client said nothing of the server")?;
+    ensure!(
+        idle.conns == u64::from(connections),
+        "{} kept {} of {connections} connections",
+        subject.kind,
+        idle.conns
+    );
+    Ok(idle)
+}
+
+/// Starts `command` so many times and says, for each, how long after that a client that keeps knocking got its answer.
+pub(super) fn first_answers(
+    command: &str,
+    url: &str,
+    runs: usize,
+    tailnet: &Tailnet<'_>,
+    programs: &Programs,
+) -> Result<Vec<f64>> {
+    let mut client = tailnet.command(&programs.peer);
+    client
+        .args([
+            "firstreq",
+            "-hostname",
+            "client",
+            "-authkey",
+            "tskey-auth-bob",
+            "-eager",
+            "-dir",
+        ])
+        .arg(tailnet.state("client"))
+        .args(["-url", url, "-spawn", command, "-runs", &runs.to_string()]);
+    let firsts: Vec<First> = events(&command::output(&mut client)?, "firstreq")?;
+    firsts
+        .into_iter()
+        .map(|first| {
+            ensure!(first.first200_ms > 0.0, "no answer within a minute");
+            Ok(first.first200_ms)
+        })
+        .collect()
+}
+
+#[expect(clippy::too_many_arguments, reason = "one call for both modes of the client")]
+fn run<T: for<'de> Deserialize<'de>>(
+    mode: &str,
+    subject: &Subject,
+    url: &str,
+    options: &BTreeMap<&str, String>,
+    flags: &[&str],
+    tailnet: &Tailnet<'_>,
+    programs: &Programs,
+    relayed: bool,
+) -> Result<Vec<T>> {
+    let mut client = tailnet.command(&programs.peer);
+    if relayed {
+        client.env("TS_DEBUG_ALWAYS_USE_DERP", "1");
+    }
+    client
+        .args([mode, "-hostname", "client", "-authkey", "tskey-auth-bob", "-dir"])
+        .arg(tailnet.state("client"))
+        .args(["-url", url, "-abort", "240s", "-watch"])
+        .arg(format!("server={}", subject.pid()))
+        .args(options.iter().flat_map(|(name, value)| [*name, value]))
+        .args(flags);
+    let said = command::output(&mut client).with_context(|| format!("{mode} of {}", subject.kind))?;
+    events(&said, mode)
+}
+
+/// The lines of one kind.
+fn events<T: for<'de> Deserialize<'de>>(said: &str, event: &str) -> Result<Vec<T>> {
+    said.lines()
+        .filter(|line| line.contains(&format!("\"event\":\"{event}\"")))
+        .map(|line| serde_json::from_str(line).with_context(|| format!("not understood: {line}")))
+        .collect()
+}
+
+fn only<T>(all: Vec<T>) -> Result<T> {
+    ensure!(all.len() == 1, "the client gave {} results", all.len());
+    all.into_iter().next().context("none")
+}

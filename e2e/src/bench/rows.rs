@@ -1,0 +1,218 @@
+//! What is measured. A row's sides take turns, round by round.
+
+use std::fs;
+
+use anyhow::Result;
+
+use super::Scale;
+use super::client::{self, Work};
+use super::report::Report;
+use super::subject::{self, Kind, Programs, Subject};
+use super::world::{Tailnet, World};
+use crate::wait;
+
+/// Names of steady loads; what they show is in [`note`].
+const LOADS: &[(&str, Work)] = &[
+    ("HTTPS, 1 connection", Work::Requests { connections: 1 }),
+    ("HTTPS, 32 connections", Work::Requests { connections: 32 }),
+    ("HTTPS, 256 connections", Work::Requests { connections: 256 }),
+    ("new HTTPS connections, 8 at once", Work::New { connections: 8 }),
+    ("bulk down, 1 stream", Work::Down { streams: 1 }),
+    ("bulk up, 1 stream", Work::Up { streams: 1 }),
+    ("bulk up, 8 streams", Work::Up { streams: 8 }),
+    // The last one, since it shows the peak of memory.
+    ("bulk down, 8 streams", Work::Down { streams: 8 }),
+];
+
+const RELAYED: &[(&str, Work)] = &[
+    (
+        "DERP only: HTTPS, 32 connections",
+        Work::Requests { connections: 32 },
+    ),
+    ("DERP only: bulk down, 1 stream", Work::Down { streams: 1 }),
+];
+
+/// Stripped programs.
+pub(super) fn sizes(programs: &Programs, report: &mut Report) -> Result<()> {
+    let mib = |path| -> Result<f64> { Ok(fs::metadata(path)?.len() as f64 / f64::from(1 << 20)) };
+    report.add("program size", "MiB", Kind::Tsnet, mib(&programs.peer)?);
+    let both = mib(&programs.tailscaled)? + mib(&programs.tailscale)?;
+    report.add("program size", "MiB", Kind::Serve, both);
+    report.add("program size", "MiB", Kind::Postern, mib(&programs.postern)?);
+    Ok(())
+}
+
+/// Requests, new connections, bulk.
+pub(super) fn loads(world: &World, programs: &Programs, scale: Scale, report: &mut Report) -> Result<()> {
+    steady(LOADS, world, programs, scale, report, false)
+}
+
+/// The same where no UDP goes through.
+pub(super) fn relayed(world: &World, programs: &Programs, scale: Scale, report: &mut Report) -> Result<()> {
+    steady(RELAYED, world, programs, scale, report, true)
+}
+
+fn steady(
+    loads: &[(&str, Work)],
+    world: &World,
+    programs: &Programs,
+    scale: Scale,
+    report: &mut Report,
+    relayed: bool,
+) -> Result<()> {
+    let tailnet = world.tailnet()?;
+    let subjects = all(&tailnet, programs, relayed)?;
+    for _ in 0..scale.rounds {
+        for (name, work) in loads {
+            for subject in &subjects {
+                let loaded = client::load(subject, *work, scale.window, &tailnet, programs, relayed)?;
+                note(name, *work, subject.kind, &loaded, report)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn note(name: &str, work: Work, kind: Kind, loaded: &client::Loaded, report: &mut Report) -> Result<()> {
+    report.negotiated(kind, loaded.tls.clone())?;
+    match work {
+        Work::Requests { .. } | Work::Beside { .. } | Work::New { .. } => {
+            report.add(name, "CPU µs/req", kind, loaded.cpu_server.us_per_req);
+            report.add(name, "req/s", kind, loaded.req_s);
+            report.add(name, "p99 ms", kind, loaded.p99_ms);
+        }
+        Work::Down { .. } | Work::Up { .. } => {
+            report.add(name, "CPU s/GiB", kind, loaded.cpu_server.s_per_gib);
+            report.add(name, "MiB/s", kind, loaded.mib_s);
+            report.add(name, "RSS MiB", kind, loaded.cpu_server.rss);
+        }
+    }
+    Ok(())
+}
+
+/// Requests beside connections that do nothing; a client that ends leaves them behind, hence fresh servers.
+pub(super) fn beside_idle(
+    world: &World,
+    programs: &Programs,
+    scale: Scale,
+    report: &mut Report,
+) -> Result<()> {
+    let idle = scale.idle_connections.min(4_000);
+    let name = format!("HTTPS, 32 connections beside {idle} idle ones");
+    let work = Work::Beside {
+        connections: 32,
+        idle,
+    };
+    for _ in 0..scale.rounds {
+        for kind in Kind::ALL {
+            let tailnet = world.tailnet()?;
+            let subject = Subject::start(kind, "web", &tailnet, programs, false)?;
+            let loaded = client::load(&subject, work, scale.window, &tailnet, programs, false)?;
+            note(&name, work, kind, &loaded, report)?;
+        }
+    }
+    Ok(())
+}
+
+/// Memory that an idle connection takes.
+pub(super) fn idle_connections(
+    world: &World,
+    programs: &Programs,
+    scale: Scale,
+    report: &mut Report,
+) -> Result<()> {
+    let name = format!("{} idle HTTPS connections", scale.idle_connections);
+    for kind in Kind::ALL {
+        let tailnet = world.tailnet()?;
+        let subject = Subject::start(kind, "web", &tailnet, programs, false)?;
+        let idle = client::idle(&subject, scale.idle_connections, &tailnet, programs)?;
+        report.add(&name, "KiB each", kind, idle.kib_per_conn);
+        report.add(&name, "RSS MiB", kind, subject.rss()?);
+    }
+    Ok(())
+}
+
+/// A restart with state and certificate at hand, while a peer keeps knocking.
+pub(super) fn starts(world: &World, programs: &Programs, scale: Scale, report: &mut Report) -> Result<()> {
+    for kind in Kind::ALL {
+        let tailnet = world.tailnet()?;
+        let subject = Subject::start(kind, "web", &tailnet, programs, false)?;
+        let work = Work::Requests { connections: 1 };
+        client::load(&subject, work, scale.window, &tailnet, programs, false)?;
+        let url = format!("{}/bytes", subject.url);
+        drop(subject);
+        let command = words(&subject::command(kind, "web", &tailnet, programs)?);
+        for took in client::first_answers(&command, &url, scale.rounds + 2, &tailnet, programs)? {
+            report.add("restart while a peer knocks, to the first 200", "ms", kind, took);
+        }
+    }
+    Ok(())
+}
+
+/// The command as the client spawns it: it is inside already, so without the script before the program.
+fn words(command: &std::process::Command) -> String {
+    let arguments: Vec<_> = command
+        .get_args()
+        .skip(1)
+        .map(|word| word.to_string_lossy())
+        .collect();
+    arguments.join(" ")
+}
+
+/// Memory of a process with one name and nothing to do.
+pub(super) fn idle_memory(
+    world: &World,
+    programs: &Programs,
+    scale: Scale,
+    report: &mut Report,
+) -> Result<()> {
+    let tailnet = world.tailnet()?;
+    let subjects = all(&tailnet, programs, false)?;
+    for subject in &subjects {
+        // Each has its certificate and has served.
+        let work = Work::Requests { connections: 1 };
+        client::load(subject, work, scale.window, &tailnet, programs, false)?;
+    }
+    wait::pause(scale.settle);
+    for subject in &subjects {
+        report.add(
+            &format!("one name, idle for {} s", scale.settle.as_secs()),
+            "RSS MiB",
+            subject.kind,
+            subject.rss()?,
+        );
+    }
+    Ok(())
+}
+
+/// Memory of a process with many names, each knowing all the others.
+pub(super) fn names(world: &World, programs: &Programs, scale: Scale, report: &mut Report) -> Result<()> {
+    for &count in scale.names {
+        let what = format!(
+            "{count} names in one process, idle for {} s",
+            scale.settle.as_secs()
+        );
+        for kind in [Kind::Tsnet, Kind::Postern] {
+            let tailnet = world.tailnet()?;
+            let many = subject::Many::start(kind, count, &tailnet, programs)?;
+            many.wait(count, &tailnet)?;
+            wait::pause(scale.settle);
+            report.add(&what, "RSS MiB", kind, many.rss()?);
+        }
+    }
+    Ok(())
+}
+
+fn all(tailnet: &Tailnet<'_>, programs: &Programs, relayed: bool) -> Result<Vec<Subject>> {
+    Kind::ALL
+        .into_iter()
+        .map(|kind| {
+            let name = match kind {
+                Kind::Tsnet => "tsnet",
+                Kind::Serve => "serve",
+                Kind::Postern => "postern",
+            };
+            Subject::start(kind, name, tailnet, programs, relayed)
+        })
+        .collect()
+}
