@@ -71,6 +71,7 @@ pub async fn handle(
         Opening {
             name: connection.name.clone(),
             peer: connection.peer,
+            funnel: connection.funnel,
             sni: connection.tls.as_ref().map(|t| t.sni.clone()),
             request_id: &request_id,
             head: &head,
@@ -190,6 +191,9 @@ impl Exchange<'_> {
             &admitted.authority,
             self.connection.tls.is_some(),
         );
+        if self.connection.funnel {
+            identity::mark_funnel(&mut head.headers);
+        }
         forwarded::mark(&mut head.headers, passages);
         if let Ok(id) = HeaderValue::from_str(self.request_id) {
             head.headers.insert("x-request-id", id);

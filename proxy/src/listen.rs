@@ -82,7 +82,7 @@ impl Port {
                 accepted = listener.accept() => accepted,
             };
             let Some(accepted) = accepted else { return };
-            let Some(permit) = port.limits.admit(accepted.peer.ip()) else {
+            let Some(permit) = port.limits.admit(accepted.source()) else {
                 // Dropping the stream resets it: at once, and at no cost to those who are in.
                 port.metrics.connections_refused.inc();
                 continue;
@@ -114,11 +114,9 @@ impl Port {
                 self.http1(accepted.stream, connection).await;
             }
             Content::Https(site) => {
-                let Accepted { stream, peer, local } = accepted;
-                let Some((stream, sni, http2)) = self.handshake(&self.tls.http, stream).await else {
+                let Some((accepted, sni, http2)) = self.handshake(&self.tls.http, accepted).await else {
                     return;
                 };
-                let accepted = Accepted { stream, peer, local };
                 let tls = Tls {
                     sni,
                     certificates: self.certificates.clone(),
@@ -135,10 +133,9 @@ impl Port {
                 tcp::forward(self, &forward, accepted).await;
             }
             Content::TlsTcp(forward) => {
-                let Accepted { stream, peer, local } = accepted;
-                if let Some((stream, _, _)) = self.handshake(&self.tls.bytes, stream).await {
+                if let Some((accepted, _, _)) = self.handshake(&self.tls.bytes, accepted).await {
                     let forward = forward.load_full();
-                    tcp::forward(self, &forward, Accepted { stream, peer, local }).await;
+                    tcp::forward(self, &forward, accepted).await;
                 }
             }
         }
@@ -149,6 +146,7 @@ impl Port {
             name: self.name.clone(),
             peer: accepted.peer,
             local: accepted.local,
+            funnel: accepted.funnel.is_some(),
             tls,
             site: site.clone(),
             node: self.node.clone(),
@@ -159,12 +157,13 @@ impl Port {
         })
     }
 
-    /// The stream inside of TLS, the SNI and whether ALPN chose HTTP/2.
+    /// The connection inside of TLS, the SNI and whether ALPN chose HTTP/2.
     async fn handshake(
         &self,
         config: &Arc<rustls::ServerConfig>,
-        stream: Stream,
-    ) -> Option<(Stream, Arc<str>, bool)> {
+        mut accepted: Accepted,
+    ) -> Option<(Accepted, Arc<str>, bool)> {
+        let stream = std::mem::replace(&mut accepted.stream, Box::new(tokio::io::empty()));
         let accepting = tokio_rustls::TlsAcceptor::from(config.clone()).accept(stream);
         let result = tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await;
         let label = match &result {
@@ -187,7 +186,13 @@ impl Port {
         let session = stream.get_ref().1;
         let sni: Arc<str> = session.server_name()?.to_ascii_lowercase().into();
         let http2 = session.alpn_protocol() == Some(b"h2");
-        Some((Box::new(stream), sni, http2))
+        // Funnel's edge chose us by one name, and only that one is meant to be on the internet.
+        if accepted.funnel.as_ref().is_some_and(|host| *host != sni) {
+            tracing::debug!(name = &*self.name, sni = &*sni, "Not the name that is on Funnel");
+            return None;
+        }
+        accepted.stream = Box::new(stream);
+        Some((accepted, sni, http2))
     }
 
     async fn http1(&self, stream: Stream, connection: Arc<Connection>) {

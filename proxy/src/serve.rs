@@ -2,6 +2,7 @@
 //! concerns.
 
 mod certificates;
+mod funnel;
 mod listeners;
 mod name;
 mod plan;

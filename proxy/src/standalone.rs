@@ -2,7 +2,12 @@
 
 mod secrets;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use postern_node::control::AuthKey;
 use postern_proxy_config::{
@@ -206,6 +211,7 @@ impl Source {
                         certificate: Some(secret("tls")),
                     },
                     listeners,
+                    funnel: BTreeSet::new(),
                     certificates: Vec::new(),
                 };
                 let tailnet = tailnet.clone();

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -31,10 +31,24 @@ pub type Stream = Box<dyn Io>;
 pub struct Accepted {
     /// The bytes.
     pub stream: Stream,
-    /// The peer's address, authenticated by the tailnet.
+    /// The client's address: authenticated by the tailnet, or on the internet as Funnel says.
     pub peer: SocketAddr,
     /// The address of ours that it reached.
     pub local: SocketAddr,
+    /// It comes from the internet, through Funnel, and asked for this name there. Nothing is known about who it is.
+    pub funnel: Option<Arc<str>>,
+}
+
+impl Accepted {
+    /// What connections are counted by: the address, of somebody on the internet who has many its network.
+    pub fn source(&self) -> IpAddr {
+        match self.peer.ip().to_canonical() {
+            IpAddr::V6(v6) if self.funnel.is_some() => {
+                Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into()
+            }
+            ip => ip,
+        }
+    }
 }
 
 /// Accepts connections on one port.
@@ -54,6 +68,11 @@ pub trait Node: Send + Sync {
     /// # Errors
     /// When the port is taken.
     fn listen(&self, port: u16) -> Result<Box<dyn Listener>, Error>;
+    /// Accepts connections from the internet to `port` of the node's own name, through Funnel.
+    ///
+    /// # Errors
+    /// When the tailnet's policy doesn't allow it, or the port is taken.
+    fn listen_funnel(&self, port: u16) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>>;
     /// Who is behind `src`, with its capabilities towards `dst`.
     fn whois(&self, src: IpAddr, dst: IpAddr) -> Option<WhoIs>;
     /// A valid certificate, stored or issued now.

@@ -1,5 +1,7 @@
 //! Claim + what the cluster holds → what is served, or why not. Pure: it reads stores and nothing else.
 
+use std::collections::BTreeSet;
+
 use kube::ResourceExt;
 use postern_crds::{DEFAULT, Tailnet, conditions::reasons};
 use postern_proxy_config::{
@@ -117,6 +119,8 @@ fn accept(
             }),
         },
         listeners: listeners(claim, spec, stores, unresolved),
+        // Funnel wants a lock, which no front end can say yet.
+        funnel: BTreeSet::new(),
         certificates,
     };
     Ok(Accepted {

@@ -1,6 +1,6 @@
 //! What a proxy group serves: one [`Shard`] per ConfigMap (key `config.json`), a name wholly in one shard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +51,9 @@ pub struct Name {
     pub node: NodeConfig,
     /// What is served on which port.
     pub listeners: Vec<Listener>,
+    /// Ports among them that the internet reaches too, through Funnel. They have to speak TLS.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub funnel: BTreeSet<u16>,
     /// Own certificates, looked up before the tailnet's. By SNI, exact or one `*.` label.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<OwnCertificate>,

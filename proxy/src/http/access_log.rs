@@ -22,6 +22,7 @@ struct Fields {
     first_byte: Option<Duration>,
     name: Arc<str>,
     peer: SocketAddr,
+    funnel: bool,
     request_id: String,
     method: Method,
     version: Version,
@@ -49,6 +50,8 @@ pub struct Opening<'a> {
     pub name: Arc<str>,
     /// The client.
     pub peer: SocketAddr,
+    /// It is on the internet.
+    pub funnel: bool,
     /// Over TLS.
     pub sni: Option<Arc<str>>,
     /// Ours.
@@ -63,6 +66,7 @@ impl Record {
         let Opening {
             name,
             peer,
+            funnel,
             sni,
             request_id,
             head,
@@ -73,6 +77,7 @@ impl Record {
             first_byte: None,
             name,
             peer,
+            funnel,
             request_id: request_id.to_owned(),
             method: head.method.clone(),
             version: head.version,
@@ -162,6 +167,7 @@ impl Record {
             name = &*f.name,
             client.addr = %f.peer.ip(),
             client.id = f.client_id,
+            client.funnel = f.funnel,
             host = f.host,
             method = f.method.as_str(),
             path = f.path,

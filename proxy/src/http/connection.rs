@@ -18,6 +18,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// The address of ours that it reached.
     pub local: SocketAddr,
+    /// It comes from the internet, through Funnel: its address says nothing about who it is.
+    pub funnel: bool,
     /// Absent on plain HTTP.
     pub tls: Option<Tls>,
     /// What is served; replaced when the configuration changes.
@@ -48,6 +50,7 @@ impl Connection {
     /// else the host has to be one of the name's own.
     pub(super) fn is_for(&self, site: &Site, host: &Host) -> bool {
         match &self.tls {
+            Some(tls) if self.funnel => &*tls.sni == host.as_str(),
             Some(tls) => &*tls.sni == host.as_str() || tls.certificates.same(&tls.sni, host.as_str()),
             None => site.answers_for(host),
         }
@@ -63,7 +66,12 @@ impl Connection {
             return caller.clone();
         }
         let source = self.peer.ip().to_canonical();
-        let caller = Caller::new(source, self.node.whois(source, self.local.ip().to_canonical()));
+        // Whoever claims an address of the tailnet there is not the one who has it here.
+        let whois = match self.funnel {
+            true => None,
+            false => self.node.whois(source, self.local.ip().to_canonical()),
+        };
+        let caller = Caller::new(source, whois);
         *cached = Some((generation, caller.clone()));
         caller
     }

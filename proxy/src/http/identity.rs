@@ -99,6 +99,12 @@ impl Caller {
     }
 }
 
+/// Tells the backend that the request comes from the internet, where nobody has an identity.
+pub fn mark_funnel(headers: &mut HeaderMap) {
+    headers.insert(FUNNEL_REQUEST, HeaderValue::from_static("?1"));
+}
+
+const FUNNEL_REQUEST: HeaderName = HeaderName::from_static("tailscale-funnel-request");
 const USER_LOGIN: HeaderName = HeaderName::from_static("tailscale-user-login");
 const USER_NAME: HeaderName = HeaderName::from_static("tailscale-user-name");
 const USER_PROFILE_PIC: HeaderName = HeaderName::from_static("tailscale-user-profile-pic");

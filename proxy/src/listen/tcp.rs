@@ -32,9 +32,13 @@ pub(super) async fn forward(port: &Arc<Port>, forward: &Forward, accepted: Accep
         mut stream,
         peer,
         local,
+        funnel,
     } = accepted;
     let source = peer.ip().to_canonical();
-    let caller = Caller::new(source, port.node.whois(source, local.ip().to_canonical()));
+    let caller = match funnel {
+        Some(_) => Caller::new(source, None),
+        None => Caller::new(source, port.node.whois(source, local.ip().to_canonical())),
+    };
     if !caller.may(forward.access.as_ref()) {
         tracing::debug!(name = &*port.name, client.addr = %source, "Connection not allowed");
         return;

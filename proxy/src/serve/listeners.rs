@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 
 use super::{
     Context,
+    funnel::{self, Refusals},
     plan::{self, Plan, Planned},
 };
 use crate::{
@@ -25,11 +26,14 @@ pub(super) struct Listeners {
     tls: ServerConfigs,
     drain: Drain,
     open: BTreeMap<u16, Open>,
+    refusals: Refusals,
 }
 
 struct Open {
     content: Content,
     drain: Drain,
+    /// Ends what comes from the internet.
+    funnel: Option<Drain>,
 }
 
 /// What the contents depend on beside the plan.
@@ -56,7 +60,13 @@ impl Listeners {
             certificates,
             drain,
             open: BTreeMap::new(),
+            refusals: Refusals::default(),
         })
+    }
+
+    /// Why ports can't be on Funnel, and when that changes.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Makes the open ports those of the plan. Returns why a port could not be opened.
@@ -79,7 +89,40 @@ impl Listeners {
                 failed = Err(format!("listen on port {port}: {error}"));
             }
         }
+        self.follow_funnel(plan);
         failed
+    }
+
+    /// Opens to the internet what the plan wants there, and closes what it doesn't; the tailnet's connections go on.
+    fn follow_funnel(&mut self, plan: &Plan) {
+        let ports: Vec<u16> = self.open.keys().copied().collect();
+        for port in ports {
+            let wanted = plan.funnel.contains(&port);
+            let Some(open) = self.open.get(&port) else {
+                continue;
+            };
+            match (wanted, &open.funnel) {
+                (true, None) => {
+                    let drain = open.drain.child();
+                    let serving = self.serving(open.content.clone(), drain.clone());
+                    let accepting = funnel::serve(serving, port, self.refusals.clone());
+                    own(&open.drain, &drain, accepting);
+                    if let Some(open) = self.open.get_mut(&port) {
+                        open.funnel = Some(drain);
+                    }
+                }
+                (false, Some(_)) => {
+                    let gone = self.open.get_mut(&port).and_then(|open| open.funnel.take());
+                    let deadline = self.context.drain_deadline;
+                    self.drain.tasks.spawn(async move {
+                        if let Some(drain) = gone {
+                            drain.finish_within(deadline).await;
+                        }
+                    });
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Closes all ports; their connections drain.
@@ -99,26 +142,32 @@ impl Listeners {
     fn open(&mut self, port: u16, content: Content) -> Result<(), postern_node::node::Error> {
         let listener = self.node.listen(port)?;
         let drain = self.drain.child();
-        let serving = Port {
+        let serving = self.serving(content.clone(), drain.clone());
+        own(&self.drain, &drain, serving.serve(listener));
+        let funnel = None;
+        self.open.insert(
+            port,
+            Open {
+                content,
+                drain,
+                funnel,
+            },
+        );
+        Ok(())
+    }
+
+    fn serving(&self, content: Content, drain: Drain) -> Port {
+        Port {
             name: self.key.clone(),
-            content: content.clone(),
+            content,
             node: self.node.clone(),
             certificates: self.certificates.clone(),
             tls: self.tls.clone(),
             upstreams: self.context.upstreams.clone(),
             metrics: self.context.metrics.clone(),
             limits: self.context.limits.clone(),
-            drain: drain.clone(),
-        };
-        let of_name = drain.clone();
-        // The name's end waits for the port and then for its connections.
-        self.drain.tasks.spawn(async move {
-            of_name.tasks.spawn(serving.serve(listener));
-            of_name.start.cancelled().await;
-            of_name.finish().await;
-        });
-        self.open.insert(port, Open { content, drain });
-        Ok(())
+            drain,
+        }
     }
 
     fn close(&mut self, which: impl Fn(u16, &Open) -> bool) {
@@ -137,6 +186,16 @@ impl Listeners {
             }
         }
     }
+}
+
+/// The end of the whole waits for the part, and then for the part's connections.
+fn own(whole: &Drain, part: &Drain, accepting: impl Future<Output = ()> + Send + 'static) {
+    let part = part.clone();
+    whole.tasks.spawn(async move {
+        part.tasks.spawn(accepting);
+        part.start.cancelled().await;
+        part.finish().await;
+    });
 }
 
 fn same_kind(content: &Content, planned: &Planned) -> bool {

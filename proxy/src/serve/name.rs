@@ -128,6 +128,7 @@ impl NameTask {
             refused: String::new(),
         };
         session.plan(&self.context);
+        let mut refusals = session.listeners.refusals().changes();
         let end = loop {
             let now = status.borrow_and_update().clone();
             let own = session.spec.name.certificates.clone();
@@ -156,6 +157,8 @@ impl NameTask {
                     }
                     session.certificates.look_again();
                 }
+                // The sender is the session's own.
+                _ = refusals.changed() => {}
                 () = session.certificates.progress(&own) => {}
             }
         };
@@ -290,6 +293,9 @@ impl Session {
                     match self.listeners.apply(plan, &names) {
                         Ok(()) => applied_generation = Some(*generation),
                         Err(error) => problem = error,
+                    }
+                    if problem.is_empty() {
+                        problem = self.listeners.refusals().text();
                     }
                 }
             }

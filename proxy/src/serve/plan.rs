@@ -1,6 +1,9 @@
 //! A name's listeners, checked and ready to be put in place. Pure.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use postern_proxy_config::{
     group::{Backend, Identity, Listener, Name, Protocol, Route, Tcp},
@@ -17,6 +20,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Plan {
     pub(super) listeners: BTreeMap<u16, Planned>,
+    /// Those that the internet reaches too.
+    pub(super) funnel: BTreeSet<u16>,
 }
 
 /// What a port will do.
@@ -37,6 +42,9 @@ pub enum PlanError {
     /// A route.
     #[error("listeners[{0}].{1}")]
     Routes(usize, TableError),
+    /// Nothing that the internet could reach.
+    #[error("funnel: port {0} has no listener that speaks TLS, which Funnel needs")]
+    Funnel(u16),
     /// Bytes can't go there.
     #[error("listeners[{0}].backend: bytes can only go to a service, an address or a unix socket")]
     Backend(usize),
@@ -67,7 +75,15 @@ impl Plan {
                 return Err(PlanError::Port(index, *port));
             }
         }
-        Ok(Self { listeners })
+        // The backend of plain TCP may speak TLS itself.
+        let may = |port: &u16| !matches!(listeners.get(port), None | Some(Planned::Http(_)));
+        if let Some(port) = name.funnel.iter().find(|port| !may(port)) {
+            return Err(PlanError::Funnel(*port));
+        }
+        Ok(Self {
+            listeners,
+            funnel: name.funnel.clone(),
+        })
     }
 
     /// Whether any port needs a certificate.

@@ -1,11 +1,15 @@
 //! The trait over `postern-node`.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use postern_node::{
     engine,
+    funnel::{FunnelListener, FunnelMode},
     netmap::{Netmap, WhoIs},
     node::{Certificate, Config, Error, Node, Status},
 };
@@ -60,6 +64,20 @@ impl super::Node for Running {
         Ok(Box::new(Port(self.node()?.listen(port)?)))
     }
 
+    fn listen_funnel(&self, port: u16) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>> {
+        Box::pin(async move {
+            let listener = self
+                .node()?
+                .listen_funnel_tcp(port, FunnelMode::FunnelOnly)
+                .await?;
+            Ok(Box::new(Funnel {
+                host: listener.host().to_ascii_lowercase().into(),
+                listener,
+                netmap: self.netmap.clone(),
+            }) as Box<dyn Listener>)
+        })
+    }
+
     fn whois(&self, src: IpAddr, dst: IpAddr) -> Option<WhoIs> {
         self.node().ok()?.whois(src, dst)
     }
@@ -88,6 +106,42 @@ impl Listener for Port {
                 peer: stream.peer_addr(),
                 local: stream.local_addr(),
                 stream: Box::new(stream),
+                funnel: None,
+            })
+        })
+    }
+}
+
+struct Funnel {
+    host: Arc<str>,
+    listener: FunnelListener,
+    netmap: watch::Receiver<Option<Arc<Netmap>>>,
+}
+
+impl Funnel {
+    /// What the client reached as backends should see it: our address of its family, as Go says it
+    /// (`forwardTCPWithProxyProtocol`), and the port that it asked for.
+    fn reached(&self, client: IpAddr) -> IpAddr {
+        let netmap = self.netmap.borrow();
+        let mut own = netmap.iter().flat_map(|netmap| netmap.self_node.ips());
+        let same = own.find(|ip| ip.is_ipv4() == client.is_ipv4());
+        same.unwrap_or_else(|| match client {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        })
+    }
+}
+
+impl Listener for Funnel {
+    fn accept(&mut self) -> BoxFuture<'_, Option<Accepted>> {
+        Box::pin(async {
+            let stream = self.listener.accept().await?;
+            let peer = stream.peer_addr();
+            Some(Accepted {
+                peer,
+                local: (self.reached(peer.ip().to_canonical()), self.listener.port()).into(),
+                stream: Box::new(stream),
+                funnel: Some(self.host.clone()),
             })
         })
     }

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use postern_node::{
     control::AuthKey,
+    funnel::FunnelError,
     netmap::{self, CapMap, PeerApi, UserProfile, WhoIs},
     node::{Certificate, Config, Error, Identity, Status},
     state::{MemoryStore, StateError, StateStore},
@@ -44,6 +45,10 @@ use tokio::{
 };
 
 pub const FQDN: &str = "app.example.ts.net";
+/// A port of the fake node on Funnel is this much higher.
+pub const FUNNEL: u16 = 20_000;
+/// Whoever comes through it.
+pub const INTERNET: &str = "203.0.113.7:1234";
 pub const WAIT: Duration = Duration::from_secs(20);
 
 /// The proxy, serving one shard.
@@ -104,14 +109,23 @@ impl Front {
     }
 
     pub fn set_name(&self, listeners: serde_json::Value, certificates: serde_json::Value, generation: i64) {
+        self.set_app(
+            serde_json::json!({ "listeners": listeners, "certificates": certificates }),
+            generation,
+        );
+    }
+
+    /// The name `app` with these fields.
+    pub fn set_app(&self, fields: serde_json::Value, generation: i64) {
+        let mut app = serde_json::json!({
+            "owner": {"kind": "Ingress", "namespace": "n", "name": "app", "uid": "uid"},
+            "generation": generation,
+            "node": {"hostname": "app", "state": {"name": "s"}, "certificate": {"name": "c"}},
+        });
+        let fields = fields.as_object().unwrap().clone();
+        app.as_object_mut().unwrap().extend(fields);
         let shard: Shard = serde_json::from_value(serde_json::json!({
-            "format": FORMAT, "tailnet": {"controlUrl": "http://unused"},
-            "names": {"app": {
-                "owner": {"kind": "Ingress", "namespace": "n", "name": "app", "uid": "uid"},
-                "generation": generation,
-                "node": {"hostname": "app", "state": {"name": "s"}, "certificate": {"name": "c"}},
-                "listeners": listeners, "certificates": certificates,
-            }}
+            "format": FORMAT, "tailnet": {"controlUrl": "http://unused"}, "names": {"app": app}
         }))
         .unwrap();
         self.set_names(shard.names, &shard.tailnet);
@@ -245,6 +259,8 @@ pub struct Nodes {
     pub status: watch::Sender<Status>,
     pub started: AtomicU64,
     pub certificates: Arc<AtomicU64>,
+    /// What the policy lacks for Funnel.
+    pub no_funnel: Arc<Mutex<Option<FunnelError>>>,
 }
 
 impl Default for Nodes {
@@ -269,6 +285,7 @@ impl Nodes {
             })),
             started: AtomicU64::new(0),
             certificates: Arc::default(),
+            no_funnel: Arc::default(),
         }
     }
 
@@ -338,6 +355,7 @@ impl StartNode for Nodes {
             generation: self.generation.clone(),
             status: self.status.subscribe(),
             certificates: self.certificates.clone(),
+            no_funnel: self.no_funnel.clone(),
         };
         Box::pin(async { Ok(Arc::new(node) as Arc<dyn Node>) })
     }
@@ -373,6 +391,25 @@ struct Loopback {
     generation: Arc<AtomicU64>,
     status: watch::Receiver<Status>,
     certificates: Arc<AtomicU64>,
+    no_funnel: Arc<Mutex<Option<FunnelError>>>,
+}
+
+impl Loopback {
+    fn bind(&self, port: u16, funnel: Option<Arc<str>>) -> Result<Box<dyn Listener>, Error> {
+        let io = |source| Error::Io {
+            what: "listen",
+            source,
+        };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(io)?;
+        listener.set_nonblocking(true).map_err(io)?;
+        self.ports.lock().insert(port, listener.local_addr().map_err(io)?);
+        Ok(Box::new(Port {
+            port,
+            funnel,
+            ports: self.ports.clone(),
+            listener: TcpListener::from_std(listener).map_err(io)?,
+        }))
+    }
 }
 
 impl Node for Loopback {
@@ -385,18 +422,16 @@ impl Node for Loopback {
     }
 
     fn listen(&self, port: u16) -> Result<Box<dyn Listener>, Error> {
-        let io = |source| Error::Io {
-            what: "listen",
-            source,
+        self.bind(port, None)
+    }
+
+    fn listen_funnel(&self, port: u16) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>> {
+        let refused = self.no_funnel.lock().clone();
+        let listener = match refused {
+            Some(error) => Err(error.into()),
+            None => self.bind(port + FUNNEL, Some(FQDN.into())),
         };
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(io)?;
-        listener.set_nonblocking(true).map_err(io)?;
-        self.ports.lock().insert(port, listener.local_addr().map_err(io)?);
-        Ok(Box::new(Port {
-            port,
-            ports: self.ports.clone(),
-            listener: TcpListener::from_std(listener).map_err(io)?,
-        }))
+        Box::pin(async { listener })
     }
 
     fn whois(&self, _src: IpAddr, _dst: IpAddr) -> Option<WhoIs> {
@@ -434,6 +469,7 @@ pub fn self_signed(names: &[&str]) -> (rcgen::Certificate, rcgen::KeyPair) {
 
 struct Port {
     port: u16,
+    funnel: Option<Arc<str>>,
     ports: Arc<Mutex<BTreeMap<u16, SocketAddr>>>,
     listener: TcpListener,
 }
@@ -445,8 +481,12 @@ impl Listener for Port {
             let local = stream.local_addr().ok()?;
             Some(Accepted {
                 stream: Box::new(stream),
-                peer,
+                peer: match self.funnel {
+                    Some(_) => INTERNET.parse().unwrap(),
+                    None => peer,
+                },
                 local,
+                funnel: self.funnel.clone(),
             })
         })
     }

@@ -9,6 +9,7 @@ mod change;
 mod cluster;
 mod drain;
 mod front;
+mod funnel;
 mod headers;
 mod streams;
 mod tls;
