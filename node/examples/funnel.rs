@@ -5,9 +5,8 @@
 use std::env;
 
 use postern_node::{
-    control::AuthKey,
     funnel::{FunnelMode, FunnelStream},
-    node::{Config, Node},
+    node::{Config, Error, Node},
     tls_listener::TlsStream,
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -15,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().init();
-    let node = Node::start(config()).await?;
+    let node = Node::start(config()?).await?;
     let mut listener = node.listen_funnel(443, FunnelMode::Both).await?;
     tracing::info!(
         url = format!("https://{}/", node.up().await?.name),
@@ -54,13 +53,12 @@ async fn greet(stream: TlsStream<FunnelStream>, name: &str) -> std::io::Result<(
     stream.shutdown().await
 }
 
-fn config() -> Config {
-    let default = Config::default();
-    Config {
+fn config() -> Result<Config, Error> {
+    let default = Config::from_env()?;
+    Ok(Config {
         hostname: env::var("TS_HOSTNAME").unwrap_or_else(|_| "funnel".to_owned()),
-        auth_key: env::var("TS_AUTHKEY").ok().map(AuthKey::new),
-        control_url: env::args().nth(1).unwrap_or(default.control_url),
-        acme_directory: env::var("ACME_DIRECTORY").unwrap_or(default.acme_directory),
-        ..Config::default()
-    }
+        control_url: env::args().nth(1).unwrap_or_else(|| default.control_url.clone()),
+        acme_directory: env::var("ACME_DIRECTORY").unwrap_or_else(|_| default.acme_directory.clone()),
+        ..default
+    })
 }

@@ -2,7 +2,6 @@
 //! `TS_AUTHKEY=… cargo run --example hello -- [CONTROL_URL]`, then open `http://hello/` from another node.
 
 use postern_node::{
-    control::AuthKey,
     engine::TcpStream,
     node::{Config, Node},
 };
@@ -13,8 +12,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().init();
     let mut config = Config {
         hostname: "hello".to_owned(),
-        auth_key: std::env::var("TS_AUTHKEY").ok().map(AuthKey::new),
-        ..Config::default()
+        ..Config::from_env()?
     };
     if let Some(url) = std::env::args().nth(1) {
         config.control_url = url;

@@ -7,8 +7,7 @@
 use std::{env, time::Duration};
 
 use postern_node::{
-    control::AuthKey,
-    node::{Config, Node},
+    node::{Config, Error, Node},
     service::{ServiceListener, ServiceMode},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().init();
     let service = env::var("SERVICE").unwrap_or_else(|_| "svc:clock".to_owned());
-    let node = Node::start(config()).await?;
+    let node = Node::start(config()?).await?;
     let plain = node
         .listen_service(&service, ServiceMode::Tcp { port: 80 })
         .await?;
@@ -69,13 +68,12 @@ async fn serve(mut listener: ServiceListener, node: Node) {
     }
 }
 
-fn config() -> Config {
-    let default = Config::default();
-    Config {
+fn config() -> Result<Config, Error> {
+    let default = Config::from_env()?;
+    Ok(Config {
         hostname: env::var("TS_HOSTNAME").unwrap_or_else(|_| "clock".to_owned()),
-        auth_key: env::var("TS_AUTHKEY").ok().map(AuthKey::new),
-        control_url: env::args().nth(1).unwrap_or(default.control_url),
-        acme_directory: env::var("ACME_DIRECTORY").unwrap_or(default.acme_directory),
-        ..Config::default()
-    }
+        control_url: env::args().nth(1).unwrap_or_else(|| default.control_url.clone()),
+        acme_directory: env::var("ACME_DIRECTORY").unwrap_or_else(|_| default.acme_directory.clone()),
+        ..default
+    })
 }

@@ -5,7 +5,6 @@
 use std::{env, time::Duration};
 
 use postern_node::{
-    control::AuthKey,
     engine::UdpSocket,
     node::{Config, Node},
 };
@@ -13,12 +12,11 @@ use postern_node::{
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().init();
-    let default = Config::default();
+    let default = Config::from_env()?;
     let node = Node::start(Config {
         hostname: env::var("TS_HOSTNAME").unwrap_or_else(|_| "udp-echo".to_owned()),
-        auth_key: env::var("TS_AUTHKEY").ok().map(AuthKey::new),
-        control_url: env::args().nth(1).unwrap_or(default.control_url),
-        ..Config::default()
+        control_url: env::args().nth(1).unwrap_or_else(|| default.control_url.clone()),
+        ..default
     })
     .await?;
     if let Some(to) = env::args().nth(2) {

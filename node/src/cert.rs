@@ -9,15 +9,14 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Dura
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use rustls::RootCertStore;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     control::{Control, ControlError},
     node::{Certificate, Error},
+    proxy::Outbound,
     state::StateStore,
-    tls,
 };
 
 mod http;
@@ -96,13 +95,13 @@ struct Failed {
 }
 
 impl CertStore {
-    /// Certificates in `store`, from the ACME authority with this directory URL, which is spoken with over
-    /// TLS verified against `roots`. Its tasks are owned by `tasks` and end with `cancel`.
+    /// Certificates in `store`, from the ACME authority with this directory URL, which is reached by
+    /// `outbound`. Its tasks are owned by `tasks` and end with `cancel`.
     pub fn new(
         store: Arc<dyn StateStore>,
         dns: Arc<dyn SetDns>,
         directory: String,
-        roots: Arc<RootCertStore>,
+        outbound: Outbound,
         tasks: &TaskTracker,
         cancel: CancellationToken,
     ) -> Self {
@@ -110,7 +109,7 @@ impl CertStore {
             store,
             dns,
             directory,
-            roots,
+            outbound,
             tasks,
             cancel,
             Arc::new(Timestamp::now),
@@ -121,14 +120,14 @@ impl CertStore {
         store: Arc<dyn StateStore>,
         dns: Arc<dyn SetDns>,
         directory: String,
-        roots: Arc<RootCertStore>,
+        outbound: Outbound,
         tasks: &TaskTracker,
         cancel: CancellationToken,
         clock: Clock,
     ) -> Self {
         let authority = Authority {
             directory,
-            tls: tls::client_config(roots),
+            outbound,
             dns,
             account: tokio::sync::Mutex::default(),
         };

@@ -4,10 +4,9 @@
 //! One task owns the session and is the one writer of the netmap. It ends only when the node is closed:
 //! every failure is backed off from and reported in [`ControlStatus`].
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use rustls_pki_types::CertificateDer;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
@@ -15,10 +14,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    credential::Credential,
+    engine::PingKind,
     key::{DiscoPublic, NodePrivate},
     netmap::{Merger, Netmap},
+    proxy::Outbound,
     state::NodeState,
-    tls,
+    tailcfg::PingResponse,
 };
 
 mod backoff;
@@ -31,6 +33,7 @@ mod frames;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod identity;
+mod mint;
 mod noise;
 mod ping;
 mod register;
@@ -69,8 +72,7 @@ pub fn spawn(
     tasks: &TaskTracker,
     cancel: CancellationToken,
 ) -> (Control, NodeKeyWatch) {
-    let roots = tls::roots(&config.extra_roots);
-    let dialer = Arc::new(NetDialer::new(tls::client_config(roots)));
+    let dialer = Arc::new(NetDialer(config.outbound.clone()));
     spawn_with(dialer, config, state, persist, c2n, local, tasks, cancel)
 }
 
@@ -142,15 +144,16 @@ fn spawn_with(
 }
 
 /// How to reach the control server and what to say there.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ControlConfig {
     /// `http://` or `https://`, a host, maybe a port.
     pub url: String,
-    /// Trusted beside the system's roots (DER).
-    pub extra_roots: Vec<CertificateDer<'static>>,
-    /// Used when the state holds no login, or `force_login` is set.
-    pub auth_key: Option<AuthKey>,
-    /// Use the auth key even though the state holds a login.
+    /// The way to control, and to those who make keys of credentials.
+    pub outbound: Outbound,
+    /// Used when the state holds no login, its key has ended, or `force_login` is set; `None`: somebody logs in
+    /// at a URL.
+    pub credential: Option<Credential>,
+    /// Log in anew even though the state holds a login.
     pub force_login: bool,
     /// `Hostinfo.Hostname`.
     pub hostname: String,
@@ -372,8 +375,12 @@ pub trait Persist: Send + Sync + 'static {
     fn persist(&self, state: NodeState) -> crate::state::StoreFuture<'_, ()>;
 }
 
-/// c2n requests that concern other parts of the node are answered through this.
+/// Questions of control that concern other parts of the node are answered through this.
 pub trait C2n: Send + Sync + 'static {
+    /// Pings a peer; `None`: there is no answer to give.
+    fn ping(&self, _to: IpAddr, _kind: Ping) -> Answer<Option<PingResponse>> {
+        Box::pin(std::future::ready(None))
+    }
     /// `GET /vip-services`: JSON body of `C2NVIPServicesResponse`.
     fn vip_services(&self) -> String {
         r#"{"VIPServices":[],"ServicesHash":""}"#.to_owned()
@@ -381,6 +388,40 @@ pub trait C2n: Send + Sync + 'static {
     /// `GET /tls-cert-status?domain=`: JSON body of `C2NTLSCertInfo`.
     fn tls_cert_status(&self, _domain: &str) -> String {
         r#"{"Missing":true}"#.to_owned()
+    }
+}
+
+/// An answer that takes its time.
+pub type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// How control wants a peer to be pinged (Go: `tailcfg.PingType`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ping {
+    /// By the data plane.
+    Packet(PingKind),
+    /// By an HTTP request to the peer's PeerAPI.
+    PeerApi,
+}
+
+impl Ping {
+    /// The name that control uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Packet(PingKind::Disco) => "disco",
+            Self::Packet(PingKind::Tsmp) => "TSMP",
+            Self::Packet(PingKind::Icmp) => "ICMP",
+            Self::PeerApi => "peerapi",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        let all = [
+            Self::Packet(PingKind::Disco),
+            Self::Packet(PingKind::Tsmp),
+            Self::Packet(PingKind::Icmp),
+            Self::PeerApi,
+        ];
+        all.into_iter().find(|kind| kind.name() == name)
     }
 }
 

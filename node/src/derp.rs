@@ -18,6 +18,7 @@ use tokio_util::{
 use crate::{
     derp_map::{DerpMap, DerpRegion, RegionId},
     key::{NodePrivate, NodePublic},
+    proxy::Outbound,
 };
 
 mod client;
@@ -81,13 +82,13 @@ impl DerpClients {
     /// No connections yet. Events go to `events` (bounded; when it is full, packets are dropped and counted).
     pub fn new(
         key: NodePrivate,
-        roots: Arc<rustls::RootCertStore>,
+        outbound: Outbound,
         events: mpsc::Sender<DerpEvent>,
         tasks: TaskTracker,
         cancel: CancellationToken,
     ) -> Self {
         let shared = client::Shared {
-            tls: crate::tls::client_config(roots),
+            outbound,
             events,
             dropped: AtomicU64::new(0),
         };

@@ -23,6 +23,7 @@ use self::{
 pub use self::{
     listener::TcpListener,
     packet::UdpSocket,
+    ping::{PingKind, Pong},
     stats::{DropReason, Stats},
     stream::TcpStream,
 };
@@ -33,6 +34,7 @@ use crate::{
     magicsock::{Magicsock, MagicsockConfig, Path},
     netmap::Netmap,
     netstack::{packet::FlowKey, tcp::Tcp},
+    proxy::Outbound,
     state::{HandOver, RecentPeer},
     udp::Udp,
 };
@@ -41,6 +43,7 @@ mod flow;
 mod inbound;
 mod listener;
 mod packet;
+mod ping;
 mod resolver;
 mod shared;
 mod stats;
@@ -72,8 +75,8 @@ pub struct EngineConfig {
     pub static_endpoints: Vec<SocketAddr>,
     /// Never use UDP.
     pub derp_only: bool,
-    /// Trusted by TLS to relays.
-    pub roots: Arc<rustls::RootCertStore>,
+    /// The way to relays.
+    pub outbound: Outbound,
     /// What the predecessor left.
     pub hand_over: HandOver,
 }
@@ -121,7 +124,7 @@ impl Engine {
         let (events, derp_events) = mpsc::channel(DERP_QUEUE);
         let derp = DerpClients::new(
             config.node_key,
-            config.roots,
+            config.outbound,
             events,
             tasks.clone(),
             cancel.clone(),

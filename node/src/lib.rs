@@ -5,6 +5,7 @@
 
 pub mod cert;
 pub mod control;
+pub mod credential;
 pub mod derp;
 pub mod derp_map;
 pub mod dial;
@@ -21,6 +22,7 @@ pub mod netmap;
 mod netstack;
 pub mod node;
 mod peerapi;
+pub mod proxy;
 pub mod service;
 pub mod state;
 mod stun;

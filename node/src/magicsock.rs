@@ -22,6 +22,7 @@ use crate::{
     stun,
 };
 
+mod asked;
 pub(crate) mod bucket;
 mod candidates;
 mod endpoints;
@@ -33,6 +34,8 @@ mod peer;
 mod relays;
 mod score;
 
+pub use asked::AskToken;
+use asked::Asked;
 use messages::{DiscoPeer, Via};
 use network::Network;
 use peer::{Peer, Want};
@@ -68,6 +71,15 @@ pub enum Output {
         /// The peer.
         peer: NodePublic,
         /// The new path.
+        path: Path,
+    },
+    /// The first answer to [`Magicsock::ask`].
+    Pong {
+        /// Who has answered.
+        peer: NodePublic,
+        /// As given there.
+        token: AskToken,
+        /// The way that the ping took.
         path: Path,
     },
 }
@@ -127,6 +139,7 @@ pub struct Magicsock {
     /// Who is sent a call-me-maybe when we know our address again.
     calls: Vec<NodePublic>,
     wants: Vec<Want>,
+    asked: Vec<Asked>,
 }
 
 impl Magicsock {
@@ -143,6 +156,7 @@ impl Magicsock {
             outputs: VecDeque::new(),
             calls: Vec::new(),
             wants: Vec::new(),
+            asked: Vec::new(),
             config,
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::keeper::Keeper;
+use self::{answers::Answers, keeper::Keeper};
 pub use self::{
     config::Config,
     error::Error,
@@ -20,18 +20,21 @@ pub use self::{
 use crate::{
     cert::CertStore,
     control::{self, C2n, Control, ControlConfig, LocalState},
+    credential::{Credential, CredentialError},
     dial::Destination,
-    engine::{Engine, EngineConfig, TcpListener, TcpStream, UdpSocket},
+    engine::{Engine, EngineConfig, PingKind, Pong, TcpListener, TcpStream, UdpSocket},
     funnel::{self, FunnelListener, FunnelMode, FunnelStream, Funnels},
     key::{DiscoPrivate, NodePrivate},
     netmap::{Netmap, WhoIs},
     peerapi::PeerApi,
+    proxy::{Outbound, Proxies},
     service::{self, ServiceError, ServiceListener, ServiceMode, ServiceName, ServiceStatus, Services},
     state::NodeState,
     tls,
     tls_listener::TlsListener,
 };
 
+mod answers;
 mod config;
 mod error;
 mod keeper;
@@ -91,8 +94,15 @@ impl Node {
     /// Starts the node's tasks on the current tokio runtime and returns at once; [`Node::up`] waits.
     ///
     /// # Errors
-    /// When the state can't be read or written, or no UDP socket can be had.
+    /// When the state can't be read or written, the credential needs tags and there are none, or no UDP socket
+    /// can be had.
     pub async fn start(config: Config) -> Result<Self, Error> {
+        if config.tags.is_empty() && config.credential.as_ref().is_some_and(Credential::needs_tags) {
+            return Err(Error::Config {
+                field: "tags",
+                reason: CredentialError::NoTags.to_string(),
+            });
+        }
         let mut state = NodeState::load(&*config.store).await?;
         let disco_key = match state.hand_over.disco_key.clone() {
             Some(key) => key,
@@ -105,20 +115,18 @@ impl Node {
 
         let tasks = TaskTracker::new();
         let cancel = CancellationToken::new();
-        let roots = tls::roots(&config.extra_roots);
+        let proxies = Proxies::new(config.proxy, |name| std::env::var(name).ok());
+        let outbound = Outbound::new(tls::roots(&config.extra_roots), proxies);
         let keeper = Arc::new(Keeper::new(Arc::clone(&config.store), state.clone()));
         let (local_sender, local) = watch::channel(LocalState::default());
         let funnels = Funnels::new(local_sender.clone());
         let services = Services::new(local_sender.clone());
-        let answers = Arc::new(Answers {
-            certs: OnceLock::new(),
-            services: services.clone(),
-        });
+        let answers = Arc::new(Answers::new(services.clone()));
         let (control, node_key) = control::spawn(
             ControlConfig {
                 url: config.control_url,
-                extra_roots: config.extra_roots,
-                auth_key: config.auth_key,
+                outbound: outbound.clone(),
+                credential: config.credential,
                 force_login: config.force_login,
                 hostname: config.hostname,
                 tags: config.tags,
@@ -135,7 +143,7 @@ impl Node {
             config.store,
             Arc::new(control.clone()),
             config.acme_directory,
-            Arc::clone(&roots),
+            outbound.clone(),
             &tasks,
             cancel.clone(),
         );
@@ -151,7 +159,7 @@ impl Node {
                 },
                 static_endpoints: config.static_endpoints,
                 derp_only: config.derp_only,
-                roots,
+                outbound,
                 hand_over: state.hand_over,
             },
             control.netmap.clone(),
@@ -163,6 +171,8 @@ impl Node {
             what: "bind a UDP socket",
             source,
         })?;
+
+        let _first = answers.engine.set((engine.clone(), control.netmap.clone()));
 
         let (status_sender, status) = watch::channel(Status::Starting { last_error: None });
         tasks.spawn(status::follow(control.clone(), status_sender, cancel.clone()));
@@ -414,6 +424,15 @@ impl Node {
         netmap.ok_or(Error::Closed)
     }
 
+    /// Pings the peer that has the address `to`.
+    ///
+    /// # Errors
+    /// When no peer has it, or it doesn't answer within 10 s.
+    pub async fn ping(&self, to: IpAddr, kind: PingKind) -> Result<Pong, Error> {
+        let pong = self.shared.engine.ping(to, kind).await;
+        pong.map_err(|source| Error::Io { what: "ping", source })
+    }
+
     /// Who is behind `src`, with the capabilities it has towards `dst` (one of our addresses).
     pub fn whois(&self, src: IpAddr, dst: IpAddr) -> Option<WhoIs> {
         self.shared.control.netmap.borrow().as_ref()?.whois(src, dst)
@@ -487,25 +506,5 @@ async fn keep(engine: Engine, keeper: Arc<Keeper>, cancel: CancellationToken) {
         if let Err(error) = keeper.hand_over(engine.hand_over()).await {
             tracing::warn!(%error, "The state for a successor could not be stored; tried again in 15 s");
         }
-    }
-}
-
-/// Answers control's questions to the node. The session that asks them is also what certificates are
-/// issued through, so it is there first.
-struct Answers {
-    certs: OnceLock<CertStore>,
-    services: Services,
-}
-
-impl C2n for Answers {
-    fn vip_services(&self) -> String {
-        self.services.c2n()
-    }
-
-    fn tls_cert_status(&self, domain: &str) -> String {
-        self.certs.get().map_or_else(
-            || r#"{"Missing":true}"#.to_owned(),
-            |certs| certs.tls_cert_status(domain),
-        )
     }
 }

@@ -22,7 +22,7 @@ pub use lax::List;
 pub use map::{Debug, DisplayMessage, DnsConfig, DnsRecord, MapRequest, MapResponse, PingRequest, Resolver};
 pub use node::{Node, PeerChange, UserProfile};
 pub use register::{Login, RegisterAuth, RegisterRequest, RegisterResponse, User};
-pub use rpc::{ServerKeys, SetDnsRequest};
+pub use rpc::{PingResponse, ServerKeys, SetDnsRequest};
 
 #[cfg(test)]
 mod tests;

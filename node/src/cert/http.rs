@@ -13,6 +13,8 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::proxy::Outbound;
+
 /// A request and its answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Chains are a few KiB.
@@ -23,7 +25,7 @@ const MAX_PAUSE: SignedDuration = SignedDuration::from_hours(24 * 7);
 /// One connection per request: a certificate takes about ten, twice in its life.
 #[derive(Clone)]
 pub(super) struct Client {
-    tls: TlsConnector,
+    outbound: Outbound,
     refused: Refused,
 }
 
@@ -38,9 +40,9 @@ impl Refused {
 }
 
 impl Client {
-    pub(super) fn new(tls: Arc<rustls::ClientConfig>) -> Self {
+    pub(super) fn new(outbound: Outbound) -> Self {
         Self {
-            tls: tls.into(),
+            outbound,
             refused: Refused::default(),
         }
     }
@@ -56,11 +58,17 @@ impl Client {
             return Err("the URL is not https".into());
         }
         let host = authority.host().trim_matches(['[', ']']);
-        let tcp = TcpStream::connect((host, authority.port_u16().unwrap_or(443))).await?;
-        tcp.set_nodelay(true)?;
-        let tls = self
-            .tls
-            .connect(ServerName::try_from(host.to_owned())?, tcp)
+        let port = authority.port_u16().unwrap_or(443);
+        let stream = match self.outbound.tunnel(true, host, port).await {
+            Some(tunnel) => tunnel?,
+            None => {
+                let tcp = TcpStream::connect((host, port)).await?;
+                tcp.set_nodelay(true)?;
+                Box::new(tcp)
+            }
+        };
+        let tls = TlsConnector::from(self.outbound.tls().clone())
+            .connect(ServerName::try_from(host.to_owned())?, stream)
             .await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
 

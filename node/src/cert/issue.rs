@@ -14,6 +14,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::P
 use super::{SetDns, http::Client};
 use crate::{
     control::ControlError,
+    proxy::Outbound,
     state::{StateError, StateStore},
 };
 
@@ -30,7 +31,7 @@ const PROOF_POLLS: u32 = 120;
 pub(super) struct Authority {
     /// The URL of the ACME directory.
     pub(super) directory: String,
-    pub(super) tls: Arc<rustls::ClientConfig>,
+    pub(super) outbound: Outbound,
     pub(super) dns: Arc<dyn SetDns>,
     /// Guards the making of the account's key.
     pub(super) account: tokio::sync::Mutex<()>,
@@ -98,7 +99,7 @@ impl Authority {
         replaces: Option<&CertificateDer<'_>>,
         store: &dyn StateStore,
     ) -> Result<Issued, IssueError> {
-        let client = Client::new(self.tls.clone());
+        let client = Client::new(self.outbound.clone());
         let refused = client.refused();
         let at = |step| {
             let refused = refused.clone();
@@ -150,7 +151,7 @@ impl Authority {
     ) -> Option<(Timestamp, Timestamp)> {
         let id = CertificateIdentifier::try_from(leaf).ok()?;
         let key = self.account_key(store).await.ok()?;
-        let builder = Account::builder_with_http(Box::new(Client::new(self.tls.clone())));
+        let builder = Account::builder_with_http(Box::new(Client::new(self.outbound.clone())));
         // Needs no account, but the library asks for one; a made-up number is not sent anywhere.
         let (_, PrivateKeyDer::Pkcs8(key)) = key else {
             return None;

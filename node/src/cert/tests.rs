@@ -1,11 +1,18 @@
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use jiff::SignedDuration;
-use rustls::client::{WebPkiServerVerifier, danger::ServerCertVerifier};
+use rustls::{
+    RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+};
 use rustls_pki_types::{ServerName, UnixTime};
 
 use super::*;
-use crate::state::{MemoryStore, StateError, StoreFuture};
+use crate::{
+    proxy::Proxies,
+    state::{MemoryStore, StateError, StoreFuture},
+    tls,
+};
 
 mod pebble;
 
@@ -82,7 +89,7 @@ impl Rig {
             store.clone(),
             control.clone(),
             directory.to_owned(),
-            roots.into(),
+            Outbound::new(roots, Proxies::default()),
             &tasks,
             cancel.clone(),
             clock,

@@ -26,23 +26,47 @@ pub(super) async fn answer(request: &[u8], node: &dyn C2n) -> Result<Vec<u8>, Se
     Ok(answer)
 }
 
+/// With the status codes of Go (`ipn/ipnlocal/c2n.go`), for what a node without logs and debug interface has.
 async fn respond(request: Request<Incoming>, node: &dyn C2n) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     match (&head.method, head.uri.path()) {
         // Control probes with it whether this node is a live host of a service.
         (_, "/echo") => match body.collect().await {
             Ok(body) => reply(StatusCode::OK, "application/octet-stream", body.to_bytes()),
-            Err(_) => text(StatusCode::BAD_REQUEST, "the body is incomplete"),
+            Err(_) => text(StatusCode::BAD_REQUEST, "the body is incomplete\n"),
         },
         (&Method::GET, "/vip-services") => json(node.vip_services()),
         (&Method::GET, "/tls-cert-status") => match domain(head.uri.query()) {
             Some(domain) => json(node.tls_cert_status(domain)),
-            None => text(StatusCode::BAD_REQUEST, "no 'domain'"),
+            None => text(StatusCode::BAD_REQUEST, "no 'domain'\n"),
         },
-        // What Go answers for what it doesn't know.
-        _ => text(StatusCode::BAD_REQUEST, "unknown c2n path"),
+        // We have told control that we send no logs (`Hostinfo.NoLogsNoSupport`).
+        (&Method::POST, "/logtail/flush") => {
+            text(StatusCode::INTERNAL_SERVER_ERROR, "no log flusher wired up\n")
+        }
+        (&Method::POST, "/sockstats") => text(StatusCode::INTERNAL_SERVER_ERROR, "no sockstatLogger\n"),
+        (_, path) if path.starts_with("/debug/") && DEBUG.contains(&path) => text(
+            StatusCode::NOT_IMPLEMENTED,
+            "feature not included in this build\n",
+        ),
+        // Go says so of these alone (its list of paths is made before all have been added).
+        (_, "/logtail/flush" | "/sockstats") => text(StatusCode::METHOD_NOT_ALLOWED, "bad method\n"),
+        _ => text(StatusCode::BAD_REQUEST, "unknown c2n path\n"),
     }
 }
+
+/// What Go's node shows of its inside.
+const DEBUG: &[&str] = &[
+    "/debug/component-logging",
+    "/debug/goroutines",
+    "/debug/health",
+    "/debug/logheap",
+    "/debug/metrics",
+    "/debug/netmap",
+    "/debug/pprof/allocs",
+    "/debug/pprof/heap",
+    "/debug/prefs",
+];
 
 /// The parameter `domain`; names need no percent-encoding.
 fn domain(query: Option<&str>) -> Option<&str> {
@@ -57,7 +81,11 @@ fn json(body: String) -> Response<Full<Bytes>> {
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    reply(status, "text/plain", Bytes::from_static(body.as_bytes()))
+    reply(
+        status,
+        "text/plain; charset=utf-8",
+        Bytes::from_static(body.as_bytes()),
+    )
 }
 
 fn reply(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
@@ -104,14 +132,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_rest_is_a_bad_request() {
-        for request in [
-            "GET /debug/pprof HTTP/1.1\r\n\r\n",
-            "POST /vip-services HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
-            "GET /tls-cert-status HTTP/1.1\r\n\r\n",
-            "POST /update?force=true HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+    async fn the_rest_is_refused_with_the_status_that_go_gives() {
+        for (request, status) in [
+            ("GET /debug/pprof", 400),
+            ("POST /vip-services", 400),
+            ("GET /tls-cert-status", 400),
+            ("POST /update?force=true", 400),
+            ("GET /logtail/flush", 405),
+            ("POST /logtail/flush", 500),
+            ("GET /debug/netmap", 501),
+            ("GET /remoteapi/localapi/v0/status", 400),
         ] {
-            assert!(ask(request).await.starts_with("HTTP/1.1 400 "), "{request}");
+            let answer = ask(&format!("{request} HTTP/1.1\r\nContent-Length: 0\r\n\r\n")).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{request}: {answer}"
+            );
         }
     }
 

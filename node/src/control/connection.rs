@@ -41,7 +41,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// in the server stands on.
 pub(super) async fn fetch_key(dialer: &dyn Dial, server: &Origin) -> Result<MachinePublic, SessionError> {
     let request = Request::get(format!("/key?v={CAPABILITY_VERSION}"));
-    let response = http1_exchange(dialer, server, request).await?;
+    let response = http1_exchange(dialer, server, request, Bytes::new()).await?;
     let failed = |reason| SessionError::Key {
         from: server.to_string(),
         reason,
@@ -63,12 +63,13 @@ pub(super) async fn http1_exchange(
     dialer: &dyn Dial,
     to: &Origin,
     request: http::request::Builder,
+    body: Bytes,
 ) -> Result<(StatusCode, Bytes), SessionError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(dial(dialer, to).await?)).await?;
     let request = request
         .header(header::HOST, to.authority())
         .header(header::CONNECTION, "close")
-        .body(Full::<Bytes>::default())
+        .body(Full::new(body))
         .map_err(|e| SessionError::Body(e.to_string()))?;
     let exchange = async move {
         let response = sender.send_request(request).await?;
@@ -255,7 +256,7 @@ pub(super) async fn expect_ok(
 }
 
 /// What of an error's body is worth showing.
-fn beginning(body: &[u8]) -> String {
+pub(super) fn beginning(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     text.trim()
         .chars()

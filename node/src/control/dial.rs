@@ -1,23 +1,22 @@
 //! Connections below HTTP: TCP, and TLS where the URL says so.
 
-use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, io, pin::Pin, time::Duration};
 
 use rustls_pki_types::ServerName;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
 
 use super::url::Origin;
+use crate::proxy::Outbound;
+
+pub(super) use crate::proxy::BoxStream;
 
 /// Long enough for a slow server, short enough that a family or replica that is down costs little.
 const PER_ADDRESS: Duration = Duration::from_secs(3);
 
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-pub(super) type BoxStream = Box<dyn Stream>;
 pub(super) type Dialing<'a> = Pin<Box<dyn Future<Output = io::Result<BoxStream>> + Send + 'a>>;
 
 /// Connects to a server; what tests replace.
@@ -25,27 +24,32 @@ pub(super) trait Dial: Send + Sync + 'static {
     fn dial<'a>(&'a self, to: &'a Origin) -> Dialing<'a>;
 }
 
-/// The network.
-pub(super) struct NetDialer(TlsConnector);
+/// The network, behind a proxy or not.
+pub(super) struct NetDialer(pub(super) Outbound);
 
 impl NetDialer {
-    pub(super) fn new(tls: Arc<rustls::ClientConfig>) -> Self {
-        Self(TlsConnector::from(tls))
+    async fn below_tls(&self, to: &Origin) -> io::Result<BoxStream> {
+        if let Some(tunnel) = self.0.tunnel(to.https, &to.host, to.port).await {
+            return tunnel;
+        }
+        let tcp = connect(&to.host, to.port).await?;
+        tcp.set_nodelay(true)?;
+        Ok(Box::new(tcp))
     }
 }
 
 impl Dial for NetDialer {
     fn dial<'a>(&'a self, to: &'a Origin) -> Dialing<'a> {
         Box::pin(async move {
-            let tcp = connect(&to.host, to.port).await?;
-            tcp.set_nodelay(true)?;
+            let stream = self.below_tls(to).await?;
             if !to.https {
-                return Ok(Box::new(tcp) as BoxStream);
+                return Ok(stream);
             }
             // Go checks certificates only when it fetches the server's key, since Noise proves the rest;
             // a wrong certificate is worth an error everywhere.
             let name = ServerName::try_from(to.host.clone()).map_err(io::Error::other)?;
-            Ok(Box::new(self.0.connect(name, tcp).await?) as BoxStream)
+            let tls = TlsConnector::from(self.0.tls().clone());
+            Ok(Box::new(tls.connect(name, stream).await?) as BoxStream)
         })
     }
 }
@@ -67,8 +71,10 @@ mod tests {
     use rustls_pki_types::{CertificateDer, PrivateKeyDer};
     use tokio::{io::AsyncReadExt, net::TcpListener};
 
+    use std::sync::Arc;
+
     use super::*;
-    use crate::tls;
+    use crate::{proxy::Proxies, tls};
 
     /// A TLS server for `localhost` on loopback that says `x`; its port and certificate.
     async fn server() -> (u16, CertificateDer<'static>) {
@@ -102,9 +108,11 @@ mod tests {
             host: "localhost".to_owned(),
             port,
         };
-        let knows = NetDialer::new(tls::client_config(tls::roots(&[cert])));
+        let dialer = |roots| NetDialer(Outbound::new(tls::roots(roots), Proxies::default()));
+        let known = [cert];
+        let knows = dialer(&known);
         assert_eq!(knows.dial(&to).await.unwrap().read_u8().await.unwrap(), b'x');
-        let knows_not = NetDialer::new(tls::client_config(tls::roots(&[])));
+        let knows_not = dialer(&[]);
         let error = knows_not.dial(&to).await.err().unwrap();
         assert!(error.to_string().contains("certificate"), "{error}");
     }

@@ -136,13 +136,9 @@ mod tests {
     #[test]
     fn a_map_request_says_all_that_is_known() {
         let config = ControlConfig {
-            url: String::new(),
-            extra_roots: Vec::new(),
-            auth_key: None,
-            force_login: false,
             hostname: "h".to_owned(),
             tags: ["tag:b", "tag:a", "tag:b"].map(str::to_owned).to_vec(),
-            ephemeral: false,
+            ..ControlConfig::default()
         };
         let machine = MachinePrivate::from_bytes([8; 32]);
         let identity = Identity::new(&config, &machine);

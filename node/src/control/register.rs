@@ -19,8 +19,10 @@ use crate::{
 pub(super) struct Login {
     /// The key that replaces the state's; `None`: the state's own is registered (again).
     pub(super) new_key: Option<NodePrivate>,
-    /// Name the auth key.
+    /// Name an auth key.
     pub(super) with_auth_key: bool,
+    /// That key, once it is there.
+    pub(super) auth_key: Option<AuthKey>,
     /// The URL where somebody must log in.
     pub(super) followup: Option<String>,
     /// The state's key has ended.
@@ -48,13 +50,12 @@ pub(super) enum Next {
 impl Login {
     /// The first one of a process. With a stored login control is only told that the key is still in use.
     pub(super) fn first(state: &NodeState, config: &ControlConfig) -> Result<Self, getrandom::Error> {
-        let force = config.force_login && config.auth_key.is_some();
         Ok(Self {
-            new_key: match state.registered && force {
+            new_key: match state.registered && config.force_login {
                 true => Some(NodePrivate::generate()?),
                 false => None,
             },
-            with_auth_key: force || !state.registered,
+            with_auth_key: config.force_login || !state.registered,
             ..Self::default()
         })
     }
@@ -64,8 +65,8 @@ impl Login {
         Ok(Self {
             new_key: Some(NodePrivate::generate()?),
             with_auth_key: true,
-            followup: None,
             renewal: true,
+            ..Self::default()
         })
     }
 
@@ -83,7 +84,7 @@ impl Login {
         hostinfo: Hostinfo,
     ) -> RegisterRequest {
         let replaces = self.new_key.is_some() && state.registered;
-        let auth_key = config.auth_key.as_ref().filter(|_| self.with_auth_key);
+        let auth_key = self.auth_key.as_ref().filter(|_| self.with_auth_key);
         RegisterRequest {
             version: CAPABILITY_VERSION,
             node_key: self.key(state).public(),
@@ -102,7 +103,7 @@ impl Login {
     }
 
     /// The meaning of an answer with status 200.
-    pub(super) fn next(&self, answer: RegisterResponse, has_auth_key: bool) -> Next {
+    pub(super) fn next(&self, answer: RegisterResponse, has_credential: bool) -> Next {
         if !answer.error.is_empty() {
             Next::Refused(answer.error)
         } else if !answer.node_key_signature.is_empty() {
@@ -117,7 +118,7 @@ impl Login {
             Next::Done {
                 approved: answer.machine_authorized,
             }
-        } else if has_auth_key && !self.with_auth_key {
+        } else if has_credential && !self.with_auth_key {
             // Control has forgotten the login that the state holds.
             Next::UseAuthKey
         } else {

@@ -21,6 +21,7 @@ use super::{
     dial::Dial,
     error::SessionError,
     identity::Identity,
+    mint,
     register::{self, Login, Next},
     stream::Maps,
     url::Origin,
@@ -119,9 +120,18 @@ impl Session {
             self.persist.persist(self.state.clone()).await?;
             self.stored = true;
         }
-        while let Some(login) = self.login.clone() {
+        while let Some(mut login) = self.login.clone() {
+            if login.with_auth_key
+                && login.auth_key.is_none()
+                && let Some(credential) = &self.config.credential
+            {
+                // Kept with the login: a key that was made is good for one, however often that is tried.
+                let key = mint::auth_key(&*self.dialer, &self.server, credential, &self.config.tags).await?;
+                login.auth_key = Some(key);
+                self.login = Some(login.clone());
+            }
             let answer = self.register(client, &login).await?;
-            match login.next(answer, self.config.auth_key.is_some()) {
+            match login.next(answer, self.config.credential.is_some()) {
                 Next::Done { approved } => {
                     self.adopt(&login).await?;
                     self.login = None;
@@ -140,7 +150,7 @@ impl Session {
                     if login.followup.is_some() {
                         sleep(FOLLOWUP_PAUSE).await;
                     }
-                    tracing::info!("A login is needed");
+                    tracing::info!(url, "A login is needed: open the URL");
                     self.status
                         .send_replace(ControlStatus::NeedsLogin { url: url.clone() });
                     self.login = Some(Login {

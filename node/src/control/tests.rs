@@ -15,7 +15,11 @@ use super::{
     fake::{Call, MapStream, Network, Server, server},
     *,
 };
-use crate::{key::NodePublic, state::StateError};
+use crate::{
+    credential::{IdToken, WorkloadIdentity},
+    key::NodePublic,
+    state::StateError,
+};
 
 const OK: &str = r#"{"MachineAuthorized":true}"#;
 
@@ -64,17 +68,19 @@ struct Lab {
 }
 
 fn lab(auth_key: Option<&str>, registered: bool) -> Lab {
+    lab_with(auth_key.map(|key| Credential::key(key).unwrap()), registered)
+}
+
+fn lab_with(credential: Option<Credential>, registered: bool) -> Lab {
     let (network, server) = server();
     let mut state = NodeState::generate().unwrap();
     state.registered = registered;
     let config = ControlConfig {
         url: "http://control.test".to_owned(),
-        extra_roots: Vec::new(),
-        auth_key: auth_key.map(AuthKey::new),
-        force_login: false,
+        credential,
         hostname: "h".to_owned(),
-        tags: Vec::new(),
-        ephemeral: false,
+        tags: vec!["tag:a".to_owned()],
+        ..ControlConfig::default()
     };
     let store = Arc::new(Store::default());
     let (local, watch) = watch::channel(LocalState::default());
@@ -287,6 +293,67 @@ async fn a_refused_auth_key_is_told_and_tried_again_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_oauth_client_makes_a_key_for_each_login() {
+    let secret = "tskey-client-x?baseURL=http://api.test&preauthorized=true";
+    let mut lab = lab(Some(secret), false);
+    for key in ["tskey-auth-1", "tskey-auth-2"] {
+        let token = lab.server.path("/api/v2/oauth/token").await;
+        assert!(String::from_utf8_lossy(&token.raw).contains("client_secret=tskey-client-x"));
+        token.answer(200, r#"{"access_token":"t","expires_in":3600}"#);
+        let made = lab.server.path("/api/v2/tailnet/-/keys").await;
+        let create = &made.body["capabilities"]["devices"]["create"];
+        assert_eq!(
+            (&create["tags"][0], &create["preauthorized"]),
+            (&"tag:a".into(), &true.into())
+        );
+        made.answer(200, &format!(r#"{{"id":"k","key":"{key}"}}"#));
+        // A lost answer: the same key is tried again.
+        lab.server.register().await.answer(503, "");
+        let register = lab.server.register().await;
+        assert_eq!(register.body["Auth"]["AuthKey"], key);
+        register.answer(200, r#"{"Error":"revoked"}"#);
+    }
+    lab.server
+        .path("/api/v2/oauth/token")
+        .await
+        .answer(401, r#"{"message":"API token invalid"}"#);
+    let told =
+        |s: &ControlStatus| matches!(s, ControlStatus::Refused { reason } if reason.contains("OAuth client"));
+    let status = format!("{:?}", lab.status(told).await);
+    assert!(
+        status.contains("401") && status.contains("API token invalid"),
+        "{status}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_identity_reads_its_token_for_each_login() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let token = IdToken::File(file.path().to_owned());
+    let identity = WorkloadIdentity::new("id-1?ephemeral=true", token).unwrap();
+    let mut lab = lab_with(Some(Credential::WorkloadIdentity(identity)), false);
+    let status = lab
+        .status(|s| matches!(s, ControlStatus::Refused { reason } if reason.contains("ID token")))
+        .await;
+    assert!(
+        format!("{status:?}").contains(&file.path().display().to_string()),
+        "{status:?}"
+    );
+    std::fs::write(file.path(), "a.b.c\n").unwrap();
+    let exchange = lab.server.path("/api/v2/oauth/token-exchange").await;
+    let form = String::from_utf8_lossy(&exchange.raw).into_owned();
+    assert!(form.ends_with("client_id=id-1&jwt=a.b.c"), "{form}");
+    exchange.answer(200, r#"{"access_token":"t"}"#);
+    let made = lab.server.path("/api/v2/tailnet/-/keys").await;
+    assert_eq!(made.body["capabilities"]["devices"]["create"]["ephemeral"], true);
+    made.answer(200, r#"{"key":"tskey-auth-1"}"#);
+    let register = lab.server.register().await;
+    assert_eq!(register.body["Auth"]["AuthKey"], "tskey-auth-1");
+    register.answer(200, OK);
+    lab.server.stream().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rate_limit_is_kept() {
     let mut lab = lab(Some("tskey-auth-1"), false);
     let register = lab.server.register().await;
@@ -482,12 +549,7 @@ async fn a_url_that_makes_no_sense_is_refused() {
     let (_local, watch) = watch::channel(LocalState::default());
     let config = ControlConfig {
         url: "example.com".to_owned(),
-        extra_roots: Vec::new(),
-        auth_key: None,
-        force_login: false,
-        hostname: String::new(),
-        tags: Vec::new(),
-        ephemeral: false,
+        ..ControlConfig::default()
     };
     let tasks = TaskTracker::new();
     let (control, _key) = spawn(

@@ -16,6 +16,7 @@ use super::{DerpEvent, connect, session};
 use crate::{
     derp_map::DerpRegion,
     key::{NodePrivate, NodePublic},
+    proxy::Outbound,
 };
 
 /// The longest wait between two attempts. Without its home relay a node can't be reached at all.
@@ -26,7 +27,7 @@ const GOOD_FOR: Duration = Duration::from_secs(10);
 /// What the tasks of all regions have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) tls: Arc<rustls::ClientConfig>,
+    pub(super) outbound: Outbound,
     pub(super) events: mpsc::Sender<DerpEvent>,
     pub(super) dropped: AtomicU64,
 }
@@ -114,7 +115,7 @@ impl Client {
         let nodes: Vec<_> = self.region.nodes.iter().filter(|n| !n.stun_only).collect();
         for node in &nodes {
             let ideal = (node.name != nodes[0].name).then_some(nodes[0].name.as_str());
-            match connect::connect(node, ideal, &self.key, &self.shared.tls).await {
+            match connect::connect(node, ideal, &self.key, &self.shared.outbound).await {
                 Ok(connection) => {
                     tracing::debug!(region = self.region.id, node = node.name, "Connected to a relay");
                     return Ok(connection);

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     derp_map::{DerpAddr, DerpNode},
     key::NodePrivate,
+    proxy::{BoxStream, Outbound},
 };
 
 /// How long one address may take to answer.
@@ -66,11 +67,17 @@ pub(super) async fn connect(
     node: &DerpNode,
     ideal: Option<&str>,
     key: &NodePrivate,
-    tls: &Arc<ClientConfig>,
+    outbound: &Outbound,
 ) -> Result<Connection, ConnectError> {
-    let tcp = dial(node).await.map_err(ConnectError::Dial)?;
+    // As in Go a proxy is given the relay's name, whatever addresses control names.
+    let tunnel = outbound.tunnel(true, &node.host_name, node.derp_port);
+    let tunnel = timeout(HANDSHAKE_TIMEOUT, tunnel);
+    let stream = match tunnel.await.map_err(|_| ConnectError::Timeout)? {
+        Some(tunnel) => tunnel.map_err(ConnectError::Dial)?,
+        None => Box::new(dial(node).await.map_err(ConnectError::Dial)?),
+    };
     let login = async {
-        let stream = start_tls(node, tcp, tls).await?;
+        let stream = start_tls(node, stream, outbound.tls()).await?;
         let (stream, read) = upgrade(stream, &node.host_name, ideal).await?;
         Ok(session::handshake(stream, BytesMut::from(&read[..]), key).await?)
     };
@@ -128,7 +135,7 @@ async fn dial_family(
 
 async fn start_tls(
     node: &DerpNode,
-    tcp: TcpStream,
+    stream: BoxStream,
     tls: &Arc<ClientConfig>,
 ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, ConnectError> {
     let config = danger::client_config(node.cert_name.as_deref(), node.insecure_for_tests, tls)?;
@@ -139,7 +146,7 @@ async fn start_tls(
     let name =
         ServerName::try_from(name.to_owned()).map_err(|_| ConnectError::ServerName(name.to_owned()))?;
     tokio_rustls::TlsConnector::from(config)
-        .connect(name, tcp)
+        .connect(name, stream)
         .await
         .map_err(ConnectError::Tls)
 }

@@ -162,6 +162,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Accepted<S> {
 }
 
 /// A client whose region 1 has these nodes and is home.
+fn outbound(roots: Arc<rustls::RootCertStore>) -> Outbound {
+    Outbound::new(roots, crate::proxy::Proxies::default())
+}
+
 struct Clients {
     clients: DerpClients,
     map: Arc<DerpMap>,
@@ -176,7 +180,13 @@ impl Clients {
         let (sender, events) = mpsc::channel(16);
         let key = NodePrivate::from_bytes([8; 32]);
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let clients = DerpClients::new(key.clone(), roots, sender, tasks.clone(), cancel.clone());
+        let clients = DerpClients::new(
+            key.clone(),
+            outbound(roots),
+            sender,
+            tasks.clone(),
+            cancel.clone(),
+        );
         let region = DerpRegion {
             id: 1,
             nodes,
@@ -373,8 +383,8 @@ async fn certificates_count_unless_the_map_says_otherwise() {
     ];
     let key = NodePrivate::from_bytes([8; 32]);
     for (node, roots, good) in rows {
-        let tls = crate::tls::client_config(roots);
-        let connect = connect::connect(&node, None, &key, &tls);
+        let outbound = outbound(roots);
+        let connect = connect::connect(&node, None, &key, &outbound);
         let accept = async {
             let (tcp, _) = relay.listener.accept().await.unwrap();
             if let Ok(stream) = relay.tls.accept(tcp).await {
@@ -423,7 +433,7 @@ async fn session(server_info: &str) -> (session::Connection, Accepted<DuplexStre
 /// How the session ends, when nobody sends anything or as many packets as are queued.
 async fn serve(connection: session::Connection, packets: Vec<Bytes>) -> session::SessionError {
     let shared = client::Shared {
-        tls: crate::tls::client_config(rustls::RootCertStore::empty()),
+        outbound: Outbound::default(),
         events: mpsc::channel(1).0,
         dropped: AtomicU64::new(0),
     };

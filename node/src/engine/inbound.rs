@@ -22,7 +22,7 @@ use crate::{
     derp_map::RegionId,
     filter::Inbound,
     key::NodePublic,
-    magicsock::Route,
+    magicsock::{Path, Route},
     netstack::{
         echo,
         packet::{self, FlowKey, Header, Segment},
@@ -322,6 +322,10 @@ impl Inbox {
         let reply = match header.proto {
             // Always let in (Go: `wgengine/filter`).
             packet::TSMP => {
+                if let Some((token, port)) = echo::tsmp_pong(header, packet) {
+                    self.shared.pings.answered(&peer.key, &token, Path::None, port);
+                    return Ok(());
+                }
                 let port = if header.dst.is_ipv4() {
                     peer_api.v4
                 } else {
@@ -341,6 +345,10 @@ impl Inbox {
                     jailed: false,
                 };
                 view.admit(&peer.node(), &inbound, peer_api)?;
+                if let Some(token) = echo::answered(header, packet) {
+                    self.shared.pings.answered(&peer.key, &token, Path::None, 0);
+                    return Ok(());
+                }
                 echo::reply(header, packet)
             }
             _ => None,

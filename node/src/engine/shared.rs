@@ -29,6 +29,7 @@ use super::{
     flow::{Conn, Flow},
     listener::Listeners,
     packet::Packets,
+    ping::Pings,
     view::View,
 };
 use crate::{
@@ -55,6 +56,7 @@ pub(super) struct Shared {
     pub(super) listeners: Arc<Listeners>,
     pub(super) packets: Packets,
     pub(super) half_open: Arc<AtomicUsize>,
+    pub(super) pings: Pings,
     pub(super) view: ArcSwapOption<View>,
     pub(super) local: watch::Sender<LocalState>,
     pub(super) stats: Arc<Stats>,
@@ -97,6 +99,7 @@ impl Shared {
             listeners: Listeners::new(),
             packets: Packets::default(),
             half_open: Arc::default(),
+            pings: Pings::default(),
             view: ArcSwapOption::empty(),
             local,
             stats,

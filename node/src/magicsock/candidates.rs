@@ -102,6 +102,10 @@ impl Candidates {
         self.0.iter().any(|c| c.addr == addr)
     }
 
+    pub(super) fn all(&self) -> Vec<SocketAddr> {
+        self.0.iter().map(|c| c.addr).collect()
+    }
+
     /// What control named first.
     pub(super) fn first(&self) -> Option<SocketAddr> {
         self.0.first().map(|c| c.addr)

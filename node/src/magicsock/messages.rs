@@ -60,8 +60,12 @@ impl Magicsock {
                     self.on_ping(now, &key, via, tx);
                 }
             }
-            (Message::Pong { tx, .. }, Via::Udp(_)) => {
-                for key in entry.nodes.clone() {
+            (Message::Pong { tx, .. }, _) => {
+                let nodes = entry.nodes.clone();
+                if self.on_asked_pong(&nodes, via, tx) || matches!(via, Via::Derp(..)) {
+                    return;
+                }
+                for key in nodes {
                     if self.peers.get_mut(&key).is_some_and(|peer| peer.on_pong(now, tx)) {
                         return self.settle(now, &key);
                     }
@@ -73,8 +77,8 @@ impl Magicsock {
                     self.settle(now, &from);
                 }
             }
-            // Without a relay's word of who sent it, or not an answer to anything of ours.
-            (Message::Pong { .. } | Message::CallMeMaybe(_), _) => {}
+            // Without a relay's word of who sent it.
+            (Message::CallMeMaybe(_), _) => {}
         }
     }
 

@@ -313,6 +313,11 @@ impl Peer {
         }
     }
 
+    /// Where the peer may be.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.candidates.all()
+    }
+
     /// The address that the peer has answered from within the last seconds.
     pub(super) fn trusted(&self, now: Instant) -> Option<SocketAddr> {
         let best = self.best.filter(|best| now < best.trusted_until)?;

@@ -1,7 +1,9 @@
-//! Answers to `ping`: ICMP and ICMPv6 echo, and TSMP ping (Go: `net/packet/tsmp.go`).
+//! `ping` and its answers: ICMP and ICMPv6 echo, and TSMP ping (Go: `net/packet/tsmp.go`).
+
+use std::net::IpAddr;
 
 use bytes::BytesMut;
-use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, Ipv4Packet};
+use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, Ipv4Packet, Ipv6Packet};
 
 use super::{
     device::padded,
@@ -39,7 +41,7 @@ pub(crate) fn reply(header: &Header, packet: &[u8]) -> Option<BytesMut> {
             icmp.set_msg_type(Icmpv4Message::EchoReply);
             icmp.fill_checksum();
         }
-        (ICMPV6, std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => {
+        (ICMPV6, IpAddr::V6(src), IpAddr::V6(dst)) => {
             let mut icmp = Icmpv6Packet::new_checked(payload).ok()?;
             icmp.set_msg_type(Icmpv6Message::EchoReply);
             icmp.fill_checksum(&dst, &src);
@@ -72,6 +74,92 @@ pub(crate) fn tsmp_reply(header: &Header, packet: &[u8], peer_api_port: u16) -> 
     reply[at..at + 2].copy_from_slice(&value.to_be_bytes());
     swap_addresses(header, &mut reply);
     Some(reply)
+}
+
+/// Matches an answer with its ping; nobody can guess it.
+pub(crate) type Token = [u8; 8];
+
+/// An echo request that carries `token` as its data. `None` when the addresses are of two families.
+pub(crate) fn request(from: IpAddr, to: IpAddr, token: &Token) -> Option<BytesMut> {
+    let mut data = [0; 16];
+    // Identifier and sequence number: nobody else of ours sends echo requests, but a firewall may look.
+    data[4..8].copy_from_slice(&token[..4]);
+    data[8..].copy_from_slice(token);
+    let proto = if to.is_ipv4() { ICMP } else { ICMPV6 };
+    let (mut packet, start) = headed(from, to, proto, &data)?;
+    let end = start + data.len();
+    match (from, to) {
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let mut icmp = Icmpv6Packet::new_unchecked(&mut packet[start..end]);
+            icmp.set_msg_type(Icmpv6Message::EchoRequest);
+            icmp.fill_checksum(&from, &to);
+        }
+        _ => {
+            let mut icmp = Icmpv4Packet::new_unchecked(&mut packet[start..end]);
+            icmp.set_msg_type(Icmpv4Message::EchoRequest);
+            icmp.fill_checksum();
+        }
+    }
+    Some(packet)
+}
+
+/// The token of an answer to [`request`].
+pub(crate) fn answered(header: &Header, packet: &[u8]) -> Option<Token> {
+    let payload = packet.get(header.payload.clone())?;
+    let (&[kind, ..], data) = payload.split_first_chunk::<8>()?;
+    let is_reply = matches!((header.proto, kind), (ICMP, 0) | (ICMPV6, 129));
+    data.first_chunk().filter(|_| is_reply).copied()
+}
+
+/// A TSMP ping. `None` when the addresses are of two families.
+pub(crate) fn tsmp_ping(from: IpAddr, to: IpAddr, token: &Token) -> Option<BytesMut> {
+    let mut payload = [TSMP_PING; TSMP_PING_LEN];
+    payload[1..].copy_from_slice(token);
+    headed(from, to, TSMP, &payload).map(|(packet, _)| packet)
+}
+
+/// The token of a TSMP pong, and the port of the peer's PeerAPI.
+pub(crate) fn tsmp_pong(header: &Header, packet: &[u8]) -> Option<(Token, u16)> {
+    let payload = packet.get(header.payload.clone())?;
+    let (&kind, data) = payload.split_first()?;
+    let (token, port) = data.split_first_chunk()?;
+    // Old clients name no port.
+    let port = port.first_chunk().map_or(0, |port| u16::from_be_bytes(*port));
+    (header.proto == TSMP && !header.fragmented && kind == TSMP_PONG).then_some((*token, port))
+}
+
+/// An IP packet, and where its payload starts.
+fn headed(from: IpAddr, to: IpAddr, proto: u8, payload: &[u8]) -> Option<(BytesMut, usize)> {
+    let (start, mut packet) = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let mut packet = padded(20 + payload.len());
+            let mut ip = Ipv4Packet::new_unchecked(&mut packet[..]);
+            ip.set_version(4);
+            ip.set_header_len(20);
+            ip.set_total_len((20 + payload.len()) as u16);
+            ip.set_dont_frag(true);
+            ip.set_hop_limit(64);
+            ip.set_next_header(proto.into());
+            ip.set_src_addr(from);
+            ip.set_dst_addr(to);
+            ip.fill_checksum();
+            (20, packet)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let mut packet = padded(40 + payload.len());
+            let mut ip = Ipv6Packet::new_unchecked(&mut packet[..]);
+            ip.set_version(6);
+            ip.set_payload_len(payload.len() as u16);
+            ip.set_next_header(proto.into());
+            ip.set_hop_limit(64);
+            ip.set_src_addr(from);
+            ip.set_dst_addr(to);
+            (40, packet)
+        }
+        _ => return None,
+    };
+    packet[start..start + payload.len()].copy_from_slice(payload);
+    Some((packet, start))
 }
 
 /// `packet` starts with a copy of the IP header that was parsed into `header`.

@@ -1,6 +1,6 @@
 //! Where a node stands, derived from the control session and the newest netmap.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +79,30 @@ impl Status {
                 last_error: last_error.clone(),
             },
             (ControlStatus::Running, None) => Self::Starting { last_error: None },
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    /// A sentence for people; where something is left to be done, it says what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting { last_error: None } => f.write_str("connecting to the control server"),
+            Self::Starting {
+                last_error: Some(error),
+            } => write!(f, "connecting to the control server; the last attempt failed: {error}"),
+            Self::NeedsLogin { url } => write!(f, "a login is needed: open {url}"),
+            Self::NeedsApproval => f.write_str(
+                "an administrator of the tailnet must approve this machine (admin console, Machines); it goes on by \
+                 itself then",
+            ),
+            Self::Refused { reason } => write!(f, "the control server refused the login: {reason}; give another credential"),
+            Self::KeyExpired => f.write_str(
+                "the node key has ended and the credential could not renew it: give a new credential, or extend the \
+                 key in the admin console",
+            ),
+            Self::Running(identity) => write!(f, "on the tailnet as {}", identity.name),
+            Self::Closed => f.write_str("closed"),
         }
     }
 }

@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -137,6 +140,9 @@ pub struct PingRequest {
     /// Empty: `HEAD` the URL; `c2n`: answer the HTTP request in `payload`; or a list of ways to ping.
     #[serde(deserialize_with = "lax::or_default")]
     pub types: String,
+    /// Whom to ping.
+    #[serde(rename = "IP", deserialize_with = "lax::optional")]
+    pub ip: Option<IpAddr>,
     /// An HTTP/1 request, for `c2n`.
     #[serde(deserialize_with = "lax::base64")]
     pub payload: Vec<u8>,

@@ -2,7 +2,10 @@
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
-use postern_node::node::{Config, Status};
+use postern_node::{
+    credential::Credential,
+    node::{Config, Status},
+};
 use postern_proxy_config::{
     group::Name,
     report::{NameReport, Phase},
@@ -87,22 +90,20 @@ impl NameTask {
             .auth_key(node)
             .await
             .map_err(|e| e.to_string())?;
+        let credential = auth_key.map(|key| Credential::key(key.expose())).transpose();
         let config = Config {
             control_url: tailnet.control_url.clone(),
             hostname: node.hostname.clone(),
-            auth_key,
-            force_login: false,
+            credential: credential.map_err(|e| format!("the auth key: {e}"))?,
             tags: node.tags.clone(),
-            ephemeral: false,
             store: self.context.secrets.store(node).map_err(|e| e.to_string())?,
             extra_roots,
             acme_directory: tailnet
                 .acme_directory
                 .clone()
                 .unwrap_or_else(|| LETS_ENCRYPT.to_owned()),
-            udp_port: 0,
-            static_endpoints: Vec::new(),
             derp_only: tailnet.derp_only,
+            ..Config::default()
         };
         self.context.start.start(config).await.map_err(|e| e.to_string())
     }

@@ -57,6 +57,9 @@ impl Task {
                         changed
                     });
                 }
+                Some(Output::Pong { peer, token, path }) => {
+                    self.shared.pings.answered(&peer, &token, path, 0)
+                }
                 Some(Output::Path { peer, path }) => tracing::debug!(%peer, ?path, "Path to peer changed"),
             }
         }

@@ -43,7 +43,7 @@ impl Side {
             udp_port: 0,
             static_endpoints: Vec::new(),
             derp_only: false,
-            roots: Arc::new(rustls::RootCertStore::empty()),
+            outbound: Outbound::default(),
             hand_over: HandOver {
                 recent_peers,
                 ..HandOver::default()

@@ -254,6 +254,7 @@ impl Sim {
                 Output::Regions(regions) => self.hosts[i].regions = regions,
                 Output::Endpoints(list) => self.hosts[i].endpoints = list,
                 Output::NetInfo(net_info) => self.hosts[i].net_info = net_info,
+                Output::Pong { .. } => {}
                 Output::Path { path, .. } => self.hosts[i].paths.push((elapsed, path)),
             }
         }

@@ -167,6 +167,27 @@ fn a_patch_changes_what_it_names() {
     assert_eq!(before.peer_by_key(&key(2).parse().unwrap()).unwrap().cap, 0);
 }
 
+/// A login anew (Go: `Node.Key` of the same `ID`); control may send the node whole, or move a key to another.
+#[test]
+fn a_known_peer_with_a_new_key_is_found_by_that_key_alone() {
+    let (mut stream, _) = Stream::started();
+    let netmap = stream.send(json!({"PeersChanged": [node(2, json!({"Key": key(22)}))]}));
+    let found = |netmap: &Netmap, id: i64| netmap.peer_by_key(&key(id).parse().unwrap()).map(|peer| peer.id);
+    assert_eq!((found(&netmap, 22), found(&netmap, 2)), (Some(2), None));
+    assert_eq!(
+        netmap.node_by_ip([100, 64, 0, 2].into()).unwrap().key,
+        key(22).parse().unwrap()
+    );
+    // The device registers as a new one: the key is node 4's before the old entry goes.
+    let netmap = stream
+        .send(json!({"PeersChanged": [node(4, json!({"Key": key(22), "Addresses": ["100.64.0.2/32"]}))]}));
+    assert_eq!(found(&netmap, 22), Some(4));
+    let netmap = stream.send(json!({"PeersRemoved": [2]}));
+    assert_eq!(found(&netmap, 22), Some(4));
+    assert_eq!(netmap.node_by_ip([100, 64, 0, 2].into()).unwrap().id, 4);
+    assert_eq!(ids(&netmap), [3, 4]);
+}
+
 #[test]
 fn old_forms_of_a_node_become_new_ones() {
     let mut stream = Stream::new();
@@ -450,6 +471,10 @@ fn a_thousand_peers_are_merged_at_once_and_a_delta_in_no_time() {
         start.elapsed()
     });
     let delta = deltas.min().unwrap();
+    println!(
+        "1,000 peers: {whole:?}, a delta: {delta:?} (debug assertions: {})",
+        cfg!(debug_assertions)
+    );
     assert!(
         whole < Duration::from_millis(500) && delta < Duration::from_millis(5),
         "{whole:?}, {delta:?}"

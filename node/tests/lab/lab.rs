@@ -1,0 +1,333 @@
+//! A control server with relay, and Go nodes, in the test's own network.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use postern_node::{
+    credential::Credential,
+    node::{Config, Identity, Node, Status},
+    state::{MemoryStore, StateStore},
+};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use crate::namespace::{Namespace, bound};
+
+/// No test takes longer.
+const LIMIT: Duration = Duration::from_secs(90);
+/// What is waited for comes within this time.
+pub const SOON: Duration = Duration::from_secs(30);
+
+pub const CONTROL: &str = "http://127.0.0.1:9911";
+const ADMIN: &str = "127.0.0.1:9912";
+const CLIENTS: &str = "127.0.0.1:9920";
+
+pub struct Lab {
+    pub dir: tempfile::TempDir,
+    programs: Vec<Child>,
+    _net: Namespace,
+}
+
+/// Runs a test with a lab around it.
+pub fn with_lab(test: impl AsyncFnOnce(&mut Lab)) {
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_test_writer()
+        .try_init();
+    let programs = programs();
+    let net = Namespace::enter();
+    // Threads that it makes are in the namespace too.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut lab = Lab {
+            dir: tempfile::tempdir().unwrap(),
+            programs: Vec::new(),
+            _net: net,
+        };
+        let pki = lab.path("pki");
+        std::fs::create_dir(&pki).unwrap();
+        lab.start(
+            &programs.join("labcontrol"),
+            &[
+                "-pki",
+                pki.to_str().unwrap(),
+                "-challtestsrv",
+                "http://127.0.0.1:8055",
+            ],
+            &[],
+        );
+        lab.answers(ADMIN, "/admin/nodes").await;
+        std::fs::copy(lab.path("pki/ca.pem"), lab.path("trust.pem")).unwrap();
+        timeout(LIMIT, test(&mut lab))
+            .await
+            .expect("the test ends in time");
+    });
+}
+
+/// Builds the Go programs, which is quick when nothing has changed.
+fn programs() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tailnet");
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/lab/tailnet");
+        std::fs::create_dir_all(&dir).unwrap();
+        let built = Command::new("go")
+            .current_dir(sources)
+            .env("CGO_ENABLED", "0")
+            .args([
+                "build",
+                "-mod=readonly",
+                "-trimpath",
+                "-buildvcs=false",
+                "-ldflags=-s -w",
+                "-o",
+            ])
+            .arg(&dir)
+            .args(["./labcontrol", "./peer"])
+            .output()
+            .expect("Go 1.26 or newer is installed");
+        assert!(
+            built.status.success(),
+            "{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+        dir
+    })
+}
+
+impl Lab {
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn start(&mut self, program: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> u32 {
+        let log = File::create(self.path(&format!("log-{}", self.programs.len()))).unwrap();
+        let child = bound(program)
+            .args(arguments)
+            .env("TS_NO_LOGS_NO_SUPPORT", "true")
+            .env("SSL_CERT_FILE", self.path("trust.pem"))
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.programs.push(child);
+        self.programs.last().unwrap().id()
+    }
+
+    async fn answers(&self, server: &str, path: &str) {
+        eventually("the server answers", async || {
+            exchange(server, "GET", path, None)
+                .await
+                .is_some_and(|(status, _)| status == 200)
+        })
+        .await;
+    }
+
+    /// Go's clients: each user's node starts when it is used first.
+    pub async fn start_clients(&mut self) -> u32 {
+        let dir = self.path("clients");
+        std::fs::create_dir_all(&dir).unwrap();
+        let pid = self.start(
+            &programs().join("peer"),
+            &["clients", "-dir", dir.to_str().unwrap()],
+            &[],
+        );
+        self.answers(CLIENTS, "/healthz").await;
+        pid
+    }
+
+    /// One of our examples, logged in by this key.
+    pub fn start_example(&mut self, program: &Path, key: &str, arguments: &[&str]) -> u32 {
+        let variables = [
+            ("TS_AUTHKEY", key),
+            ("TS_CONTROL_URL", CONTROL),
+            ("TS_DEBUG_ACME_DIRECTORY_URL", "https://127.0.0.1:14000/dir"),
+        ];
+        self.start(program, arguments, &variables)
+    }
+
+    /// A certificate authority (Pebble) with its DNS server, which whoever starts later trusts.
+    pub async fn start_authority(&mut self) {
+        let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+        let config = serde_json::json!({"pebble": {
+            "listenAddress": "127.0.0.1:14000", "managementListenAddress": "127.0.0.1:15000",
+            "certificate": text(self.path("pki/server.pem")), "privateKey": text(self.path("pki/server.key")),
+            "httpPort": 5002, "tlsPort": 5001, "ocspResponderURL": "", "externalAccountBindingRequired": false,
+        }});
+        let path = text(self.path("pebble.json"));
+        std::fs::write(&path, config.to_string()).unwrap();
+        let dns = ["-dns01", "127.0.0.1:8053", "-management", "127.0.0.1:8055"];
+        let others = ["-http01", "", "-https01", "", "-tlsalpn01", ""];
+        self.start(
+            Path::new("pebble-challtestsrv"),
+            &[&dns[..], &others].concat(),
+            &[],
+        );
+        let quick = [("PEBBLE_VA_NOSLEEP", "1"), ("PEBBLE_WFE_NONCEREJECT", "0")];
+        self.start(
+            Path::new("pebble"),
+            &["-config", &path, "-dnsserver", "127.0.0.1:8053"],
+            &quick,
+        );
+        let ca = text(self.path("pki/ca.pem"));
+        let mut root = Vec::new();
+        eventually("the authority has a root", async || {
+            let mut curl = Command::new("curl");
+            curl.args([
+                "--silent",
+                "--fail",
+                "--cacert",
+                &ca,
+                "https://127.0.0.1:15000/roots/0",
+            ]);
+            root = curl.output().unwrap().stdout;
+            !root.is_empty()
+        })
+        .await;
+        let trust = [std::fs::read(&ca).unwrap(), root].concat();
+        std::fs::write(self.path("trust.pem"), trust).unwrap();
+    }
+
+    /// Asks a program to end.
+    pub fn interrupt(&self, pid: u32) {
+        let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    }
+
+    /// Waits for a program's end, and gives what it said.
+    pub async fn ended(&mut self, pid: u32) -> String {
+        let number = self.programs.iter().position(|child| child.id() == pid).unwrap();
+        eventually("the program ends", async || {
+            let ended = self.programs[number].try_wait().unwrap();
+            ended
+                .inspect(|status| assert!(status.success(), "{status}"))
+                .is_some()
+        })
+        .await;
+        std::fs::read_to_string(self.path(&format!("log-{number}"))).unwrap()
+    }
+
+    /// Ends a program, at once.
+    pub fn kill(&mut self, pid: u32) {
+        let child = self.programs.iter_mut().find(|child| child.id() == pid).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// A request through the Go client of a user; what came back.
+    pub async fn fetch(&self, user: &str, url: &str) -> Value {
+        let body = serde_json::json!({"as": user, "url": url, "timeoutMS": 5000});
+        let answer = exchange(CLIENTS, "POST", "/fetch", Some(body.to_string())).await;
+        // A client that is not up yet answers by text.
+        serde_json::from_str(&answer.unwrap().1).unwrap_or_default()
+    }
+
+    /// A request to the control server's own API.
+    pub async fn admin(&self, method: &str, path: &str, body: Option<Value>) -> (u16, String) {
+        let body = body.map(|body| body.to_string());
+        exchange(ADMIN, method, &format!("/admin{path}"), body)
+            .await
+            .unwrap()
+    }
+
+    /// What control knows about a node; null when it knows none.
+    pub async fn device(&self, host: &str) -> Value {
+        let (status, body) = self.admin("GET", &format!("/nodes/{host}"), None).await;
+        if status == 200 {
+            serde_json::from_str(&body).unwrap()
+        } else {
+            Value::Null
+        }
+    }
+
+    pub fn config(&self, hostname: &str, credential: Option<&str>) -> Config {
+        Config {
+            control_url: CONTROL.to_owned(),
+            hostname: hostname.to_owned(),
+            credential: credential.map(|text| Credential::key(text).unwrap()),
+            store: Arc::new(MemoryStore::default()),
+            ..Config::default()
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for child in &mut self.programs {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            for number in 0..self.programs.len() {
+                let log = std::fs::read_to_string(self.path(&format!("log-{number}")));
+                tracing::error!(number, "What a program said:\n{}", log.unwrap_or_default());
+            }
+        }
+    }
+}
+
+/// Starts a node and waits until it is on the tailnet.
+pub async fn up(config: Config) -> (Node, Identity) {
+    let node = Node::start(config).await.unwrap();
+    let identity = timeout(SOON, node.up())
+        .await
+        .expect("the node is up in time")
+        .unwrap();
+    (node, identity)
+}
+
+/// Waits for a status.
+pub async fn status(node: &Node, wanted: impl Fn(&Status) -> bool) -> Status {
+    let mut status = node.status();
+    let seen = timeout(SOON, status.wait_for(wanted)).await;
+    match seen {
+        Ok(seen) => seen.unwrap().clone(),
+        Err(_) => panic!("it is still {:?}", node.status().borrow()),
+    }
+}
+
+/// Waits until something is so.
+pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let so = async {
+        while !check().await {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(SOON, so)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not within {SOON:?}"));
+}
+
+/// A copy of what a store holds: the state of a node that has ended.
+pub async fn stored(store: &Arc<dyn StateStore>) -> postern_node::state::NodeState {
+    postern_node::state::NodeState::load(&**store).await.unwrap()
+}
+
+/// One HTTP/1.0 request; `None` when nobody answers.
+pub async fn exchange(server: &str, method: &str, path: &str, body: Option<String>) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(server).await.ok()?;
+    let body = body.unwrap_or_default();
+    let length = body.len();
+    let request =
+        format!("{method} {path} HTTP/1.0\r\nHost: {server}\r\nContent-Length: {length}\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}

@@ -1,0 +1,14 @@
+//! The node against parts that we did not write: a control server (Go's testcontrol), its relay, Go nodes.
+//!
+//! Each test has all of it for itself, in a network namespace from which nothing leads out. It needs root, Go and
+//! iproute2.
+
+#![expect(unreachable_pub, reason = "nothing leaves a test binary")]
+#![expect(clippy::unwrap_used, reason = "all of this is tests")]
+
+mod examples;
+mod joining;
+mod lab;
+mod namespace;
+mod questions;
+mod takeover;

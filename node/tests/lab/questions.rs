@@ -1,0 +1,89 @@
+//! What control asks a node.
+
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, eventually, up, with_lab};
+
+#[test]
+fn questions_of_control_are_answered_as_go_answers_them() {
+    with_lab(async |lab| {
+        lab.start_clients().await;
+        lab.fetch("alice", "http://100.100.100.100/").await;
+        let (node, _) = up(lab.config("asked", Some("tskey-auth-bob"))).await;
+        eventually("both are online", async || {
+            lab.device("asked").await["online"] == true && lab.device("alice-laptop").await["online"] == true
+        })
+        .await;
+        for (method, path) in [
+            ("POST", "echo"),
+            ("PUT", "echo"),
+            ("POST", "vip-services"),
+            ("GET", "logtail/flush"),
+            ("GET", "sockstats"),
+            ("POST", "update"),
+            ("GET", "nothing/such"),
+            ("GET", "remoteapi/localapi/v0/status"),
+        ] {
+            let ask = async |host: &str| {
+                lab.admin(method, &format!("/nodes/{host}/c2n/{path}"), Some(json!("hi")))
+                    .await
+            };
+            assert_eq!(ask("asked").await, ask("alice-laptop").await, "{method} {path}");
+        }
+        // Go leaves out a list that is empty.
+        let (status, services) = lab.admin("GET", "/nodes/asked/c2n/vip-services", None).await;
+        let services: Value = serde_json::from_str(&services).unwrap();
+        assert_eq!(
+            (status, services),
+            (200, json!({"VIPServices": [], "ServicesHash": ""}))
+        );
+        node.close().await;
+    });
+}
+
+#[test]
+fn pings_that_control_asks_for_are_answered_as_go_answers_them() {
+    with_lab(async |lab| {
+        lab.start_clients().await;
+        lab.fetch("alice", "http://100.100.100.100/").await;
+        let (node, _) = up(lab.config("pinger", Some("tskey-auth-bob"))).await;
+        eventually("both are online", async || {
+            lab.device("pinger").await["online"] == true && lab.device("alice-laptop").await["online"] == true
+        })
+        .await;
+        for kind in ["disco", "TSMP", "ICMP", "peerapi"] {
+            let ours = ping(lab, "pinger", "alice-laptop", kind).await;
+            if kind != "peerapi" {
+                // The other way round Go asks and we answer: what control hears has the same form.
+                let theirs = ping(lab, "alice-laptop", "pinger", kind).await;
+                assert_eq!(theirs["NodeName"], "pinger", "{theirs}");
+            }
+            assert_eq!(ours["Type"], kind);
+            assert_eq!(ours["NodeName"], "alice-laptop", "{ours}");
+            assert_eq!(ours["IP"], ours["NodeIP"]);
+            assert!(
+                ours["LatencySeconds"].as_f64().unwrap() > 0.0 && ours["Err"].is_null(),
+                "{ours}"
+            );
+            let way = ours["Endpoint"].is_string() || ours["DERPRegionCode"] == "lab";
+            assert_eq!(way, kind == "disco", "{ours}");
+            assert_eq!(ours["PeerAPIPort"].is_u64(), kind == "TSMP", "{ours}");
+        }
+        let own = ping(lab, "pinger", "pinger", "disco").await;
+        assert_eq!(own["IsLocalIP"], true, "{own}");
+        node.close().await;
+    });
+}
+
+/// What `from` tells control about its ping of `to`.
+async fn ping(lab: &Lab, from: &str, to: &str, kind: &str) -> Value {
+    let address = lab.device(to).await["addresses"][0].as_str().unwrap().to_owned();
+    let ip = address.split('/').next().unwrap();
+    let asked = json!({"Types": kind, "IP": ip});
+    let (status, body) = lab
+        .admin("POST", &format!("/nodes/{from}/ping"), Some(asked))
+        .await;
+    assert_eq!(status, 200, "{kind} from {from} to {to}: {body}");
+    let mut answers: Vec<Value> = serde_json::from_str(&body).unwrap();
+    answers.remove(0)
+}

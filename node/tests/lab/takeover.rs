@@ -1,0 +1,42 @@
+//! A directory that Go's tsnet has used.
+
+use std::sync::Arc;
+
+use postern_node::{
+    node::Config,
+    state::{DirStore, StateStore},
+};
+
+use crate::lab::{eventually, up, with_lab};
+
+#[test]
+fn the_node_that_tsnet_was_is_taken_over() {
+    with_lab(async |lab| {
+        let go = lab.start_clients().await;
+        // The request fails, but starts the node.
+        lab.fetch("alice-old", "http://100.100.100.100/").await;
+        let before = lab.device("alice-old").await;
+        assert!(before["key"].is_string(), "{before}");
+        lab.kill(go);
+        eventually("control has seen Go's node go", async || {
+            lab.device("alice-old").await["online"] == false
+        })
+        .await;
+
+        let dir = lab.path("clients/alice-old");
+        assert!(dir.join("tailscaled.state").exists());
+        let store = Arc::new(DirStore::open(&dir).unwrap());
+        let config = Config {
+            store: store.clone(),
+            ..lab.config("alice-old", None)
+        };
+        let (node, me) = up(config).await;
+        let after = lab.device("alice-old").await;
+        for field in ["stableID", "name", "addresses", "key", "login"] {
+            assert_eq!(after[field], before[field], "{field}");
+        }
+        assert_eq!(before["stableID"], me.stable_id);
+        assert!(store.read("state").await.unwrap().is_some());
+        node.close().await;
+    });
+}
