@@ -154,7 +154,10 @@ pub struct ClientIdMetadataDocuments {
     #[serde(default)]
     #[schemars(
         length(max = 64),
-        inner(length(min = 1, max = 253), regex(pattern = r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))
+        inner(
+            length(min = 1, max = 253),
+            regex(pattern = r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+        )
     )]
     pub allowed_hosts: Vec<String>,
 }

@@ -40,7 +40,10 @@ pub struct OidcClientSpec {
     #[serde(rename = "redirectURIs")]
     #[schemars(
         length(min = 1, max = 32),
-        inner(length(min = 1, max = 1024), regex(pattern = r"^[A-Za-z][A-Za-z0-9+.-]*:[^\s#]+$"))
+        inner(
+            length(min = 1, max = 1024),
+            regex(pattern = r"^[A-Za-z][A-Za-z0-9+.-]*:[^\s#]+$")
+        )
     )]
     #[x_kube(validation = (
         "self.all(uri, !uri.matches('^(?i)http:') || uri.matches('^http://(localhost|127[.]0[.]0[.]1|\\\\[::1\\\\])(:[0-9]+)?(/|$)'))",

@@ -32,6 +32,8 @@ pub struct Options {
     pub filter: String,
     /// Where all samples go.
     pub json: Option<PathBuf>,
+    /// A `postern-proxy` that is built already.
+    pub postern: Option<PathBuf>,
 }
 
 /// What `--quick` changes.
@@ -68,7 +70,7 @@ pub fn bench(lab: &Lab, steps: &mut Steps, options: &Options) -> Result<()> {
     machine::check(lab)?;
     machine::install(lab, steps)?;
     let helpers = Helpers::build(lab, steps)?;
-    let programs = Programs::build(lab, &helpers, steps)?;
+    let programs = Programs::build(lab, &helpers, options.postern.clone(), steps)?;
     let scale = if options.quick { QUICK } else { FULL };
     let world = World::new(lab, &helpers)?;
     let mut report = Report::default();

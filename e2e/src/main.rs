@@ -89,6 +89,9 @@ enum Lifecycle {
         /// Write all samples there
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Measure this postern-proxy, such as that of an earlier release, instead of building one
+        #[arg(long, value_name = "FILE")]
+        postern: Option<PathBuf>,
     },
 }
 
@@ -128,11 +131,17 @@ fn run(command: &Lifecycle) -> Result<ExitCode> {
         }
         Lifecycle::Curl { user, arguments } => return curl(&lab, user, arguments),
         Lifecycle::Logs { part, follow } => return logs(&lab, part.as_deref(), *follow),
-        Lifecycle::Bench { quick, filter, json } => {
+        Lifecycle::Bench {
+            quick,
+            filter,
+            json,
+            postern,
+        } => {
             let options = bench::Options {
                 quick: *quick,
                 filter: filter.clone(),
                 json: json.clone(),
+                postern: postern.clone(),
             };
             bench::bench(&lab, &mut steps, &options)?;
         }

@@ -56,7 +56,16 @@ pub(super) struct Programs {
 
 impl Programs {
     /// Builds what is missing: Go's from the modules that the lab pins, Postern's as its image has it.
-    pub(super) fn build(lab: &Lab, helpers: &Helpers, steps: &mut Steps) -> Result<Self> {
+    pub(super) fn build(
+        lab: &Lab,
+        helpers: &Helpers,
+        postern: Option<PathBuf>,
+        steps: &mut Steps,
+    ) -> Result<Self> {
+        let postern = match postern {
+            Some(program) => program.canonicalize().context("--postern")?,
+            None => product::release(lab, "postern-proxy", steps)?,
+        };
         let mut list = Command::new("go");
         list.current_dir(lab.go_helpers())
             .args(["list", "-m", "-f", "{{.Version}}", "tailscale.com"]);
@@ -85,7 +94,7 @@ impl Programs {
             peer: helpers.program("peer"),
             tailscaled: folder.join("tailscaled"),
             tailscale: folder.join("tailscale"),
-            postern: product::release(lab, "postern-proxy", steps)?,
+            postern,
         })
     }
 }
