@@ -81,6 +81,7 @@ impl Programs {
                     go.env("GOBIN", &folder).env("CGO_ENABLED", "0").args([
                         "install",
                         "-trimpath",
+                        "-gcflags=all=-dwarf=false",
                         "-ldflags=-s -w",
                     ]);
                     for program in ["tailscaled", "tailscale"] {

@@ -86,11 +86,13 @@ fn programs() -> &'static Path {
         let built = Command::new("go")
             .current_dir(sources)
             .env("CGO_ENABLED", "0")
+            .env("GOGC", "400")
             .args([
                 "build",
                 "-mod=readonly",
                 "-trimpath",
                 "-buildvcs=false",
+                "-gcflags=all=-dwarf=false", // as the lab builds them, so that they share Go's cache
                 "-ldflags=-s -w",
                 "-o",
             ])
