@@ -72,7 +72,7 @@ pub fn spawn(
     tasks: &TaskTracker,
     cancel: CancellationToken,
 ) -> (Control, NodeKeyWatch) {
-    let dialer = Arc::new(NetDialer(config.outbound.clone()));
+    let dialer = Arc::new(NetDialer::new(config.outbound.clone()));
     spawn_with(dialer, config, state, persist, c2n, local, tasks, cancel)
 }
 

@@ -19,7 +19,10 @@ pub use derp::{DerpHomeParams, DerpMap, DerpNode, DerpRegion};
 pub use filter::{CapGrant, FilterRule, NetPortRange, PortRange};
 pub use hostinfo::{Hostinfo, NetInfo, Service};
 pub use lax::List;
-pub use map::{Debug, DisplayMessage, DnsConfig, DnsRecord, MapRequest, MapResponse, PingRequest, Resolver};
+pub use map::{
+    Debug, DialCandidate, DialPlan, DisplayMessage, DnsConfig, DnsRecord, MapRequest, MapResponse,
+    PingRequest, Resolver,
+};
 pub use node::{Node, PeerChange, UserProfile};
 pub use register::{Login, RegisterAuth, RegisterRequest, RegisterResponse, User};
 pub use rpc::{PingResponse, ServerKeys, SetDnsRequest};

@@ -2,6 +2,7 @@
 
 use std::{future::Future, io, pin::Pin, time::Duration};
 
+use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
 use tokio::{
     net::{TcpStream, lookup_host},
@@ -10,9 +11,13 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::url::Origin;
-use crate::proxy::Outbound;
+use crate::{proxy::Outbound, tailcfg::DialPlan};
 
 pub(super) use crate::proxy::BoxStream;
+
+mod plan;
+
+use plan::Plan;
 
 /// Long enough for a slow server, short enough that a family or replica that is down costs little.
 const PER_ADDRESS: Duration = Duration::from_secs(3);
@@ -22,17 +27,34 @@ pub(super) type Dialing<'a> = Pin<Box<dyn Future<Output = io::Result<BoxStream>>
 /// Connects to a server; what tests replace.
 pub(super) trait Dial: Send + Sync + 'static {
     fn dial<'a>(&'a self, to: &'a Origin) -> Dialing<'a>;
+
+    /// Control has said where else it is reached.
+    fn set_plan(&self, _server: &Origin, _plan: &DialPlan) {}
 }
 
 /// The network, behind a proxy or not.
-pub(super) struct NetDialer(pub(super) Outbound);
+pub(super) struct NetDialer {
+    outbound: Outbound,
+    plan: Mutex<Plan>,
+}
 
 impl NetDialer {
+    pub(super) fn new(outbound: Outbound) -> Self {
+        Self {
+            outbound,
+            plan: Mutex::default(),
+        }
+    }
+
     async fn below_tls(&self, to: &Origin) -> io::Result<BoxStream> {
-        if let Some(tunnel) = self.0.tunnel(to.https, &to.host, to.port).await {
+        if let Some(tunnel) = self.outbound.tunnel(to.https, &to.host, to.port).await {
             return tunnel;
         }
-        let tcp = connect(&to.host, to.port).await?;
+        let plan = self.plan.lock().of(to);
+        let tcp = match plan::race(plan, to.port).await {
+            Some(planned) => planned,
+            None => connect(&to.host, to.port).await?,
+        };
         tcp.set_nodelay(true)?;
         Ok(Box::new(tcp))
     }
@@ -48,9 +70,13 @@ impl Dial for NetDialer {
             // Go checks certificates only when it fetches the server's key, since Noise proves the rest;
             // a wrong certificate is worth an error everywhere.
             let name = ServerName::try_from(to.host.clone()).map_err(io::Error::other)?;
-            let tls = TlsConnector::from(self.0.tls().clone());
+            let tls = TlsConnector::from(self.outbound.tls().clone());
             Ok(Box::new(tls.connect(name, stream).await?) as BoxStream)
         })
+    }
+
+    fn set_plan(&self, server: &Origin, plan: &DialPlan) {
+        *self.plan.lock() = Plan::new(server, plan);
     }
 }
 
@@ -108,7 +134,7 @@ mod tests {
             host: "localhost".to_owned(),
             port,
         };
-        let dialer = |roots| NetDialer(Outbound::new(tls::roots(roots), Proxies::default()));
+        let dialer = |roots| NetDialer::new(Outbound::new(tls::roots(roots), Proxies::default()));
         let known = [cert];
         let knows = dialer(&known);
         assert_eq!(knows.dial(&to).await.unwrap().read_u8().await.unwrap(), b'x');

@@ -25,6 +25,7 @@ const C2N_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) struct Answerer {
     pub(super) client: Client,
     pub(super) dialer: Arc<dyn Dial>,
+    pub(super) server: Origin,
     pub(super) c2n: Arc<dyn C2n>,
 }
 

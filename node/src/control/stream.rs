@@ -58,6 +58,7 @@ impl Session {
         let answerer = Answerer {
             client: client.clone(),
             dialer: Arc::clone(&self.dialer),
+            server: self.server.clone(),
             c2n: Arc::clone(&self.c2n),
         };
         let maps = self
@@ -248,6 +249,9 @@ impl Maps {
             let message = read_message(&mut stream, key_expiry).await?;
             let response = MapResponse::from_json(&message).map_err(|e| SessionError::Map(e.to_string()))?;
             drop(message);
+            if let Some(plan) = &response.control_dial_plan {
+                answerer.dialer.set_plan(&answerer.server, plan);
+            }
             if let Some(ping) = response.ping_request.clone() {
                 self.answer(ping, answerer, &talk.jobs);
             }

@@ -103,6 +103,36 @@ pub struct MapResponse {
     /// Wishes of the server.
     #[serde(deserialize_with = "lax::optional")]
     pub debug: Option<Debug>,
+    /// Where the server may be reached when DNS fails us; `None`: unchanged.
+    #[serde(deserialize_with = "lax::optional")]
+    pub control_dial_plan: Option<DialPlan>,
+}
+
+/// Addresses of the control server.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct DialPlan {
+    /// They race, each after its delay. None: ask DNS.
+    #[serde(deserialize_with = "lax::list")]
+    pub candidates: Vec<DialCandidate>,
+}
+
+/// One address of the control server.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct DialCandidate {
+    /// The address.
+    #[serde(rename = "IP", deserialize_with = "lax::optional")]
+    pub ip: Option<IpAddr>,
+    /// A proxy of Tailscale's to go through.
+    #[serde(rename = "ACEHost", deserialize_with = "lax::or_default")]
+    pub ace_host: String,
+    /// Seconds to wait before it is tried.
+    #[serde(deserialize_with = "lax::or_default")]
+    pub dial_start_delay_sec: f64,
+    /// Seconds that it may take then.
+    #[serde(deserialize_with = "lax::or_default")]
+    pub dial_timeout_sec: f64,
 }
 
 impl MapResponse {
