@@ -18,8 +18,44 @@
 //!
 //! Nothing is written before a user has consented, or a client has shown a code that we made.
 
+mod admin;
+mod answer;
+mod authorize;
+mod browser;
+mod claims;
+mod client;
+mod consent;
+mod discovery;
+mod error;
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+mod grant;
 pub mod identify;
+mod import;
+mod issuer;
+mod jwt;
+mod keys;
+mod pages;
+mod params;
+pub mod provider;
+mod redirect;
+mod register;
+mod scope;
+mod secret;
+mod session;
+mod state;
 pub mod store;
+mod token;
+mod tokens;
 
+pub use client::{Allow, Client, ClientSecret, Kind, Origin};
+pub use discovery::protected_resource;
+pub use grant::CAPABILITY;
 pub use identify::{Identify, Machine, Peer, User};
+pub use import::{ImportError, Tsidp};
+pub use issuer::{Issuer, NotAnIssuer};
+pub use keys::Algorithm;
+pub use provider::{Arrival, Config, LARGEST_BODY, Lifetimes, Provider, Registration};
+pub use secret::{Hash, Secret};
 pub use store::{Document, Key, Shard, Store, StoreError, Swap, Version};
