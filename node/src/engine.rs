@@ -33,7 +33,10 @@ use crate::{
     key::{DiscoPrivate, NodePrivate, NodePublic},
     magicsock::{Magicsock, MagicsockConfig, Path},
     netmap::Netmap,
-    netstack::{packet::FlowKey, tcp::Tcp},
+    netstack::{
+        packet::FlowKey,
+        tcp::{Share, Tcp},
+    },
     proxy::Outbound,
     state::{HandOver, RecentPeer},
     udp::Udp,
@@ -235,9 +238,9 @@ impl Engine {
         &self.shared.stats
     }
 
-    /// TCP connections that hold buffers now.
+    /// TCP connections that have not ended yet.
     pub fn open_flows(&self) -> usize {
-        self.shared.arena.in_use()
+        self.shared.open_flows.load(Relaxed)
     }
 
     fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
@@ -251,7 +254,7 @@ impl Engine {
         let from = view.source_for(to.ip()).ok_or_else(unreachable)?;
         let peer = self.shared.peers.peer(&node);
         let now = self.shared.now();
-        let buffers = self.shared.arena.socket().ok_or(io::ErrorKind::OutOfMemory)?;
+        let open = self.shared.count_flow().ok_or(io::ErrorKind::OutOfMemory)?;
         let seed = getrandom::u64()?;
         let mut flows = self.shared.flows.lock();
         let key = (0..64)
@@ -261,8 +264,9 @@ impl Engine {
             })
             .find(|key| !flows.contains_key(key))
             .ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let tcp = Tcp::connecting(&key, buffers, now, seed).ok_or(io::ErrorKind::InvalidInput)?;
-        let flow = Flow::new(key, peer, None, false, Conn::new(tcp, Stage::Dialling, now));
+        let share = Share::new(peer.memory.clone(), self.shared.memory.clone());
+        let tcp = Tcp::connecting(&key, share, now, seed).ok_or(io::ErrorKind::InvalidInput)?;
+        let flow = Flow::new(key, peer, None, false, Conn::new(tcp, Stage::Dialling, open, now));
         flows.insert(key, flow.clone());
         drop(flows);
         self.shared.mark_dirty(&flow);
@@ -280,7 +284,6 @@ async fn opened(stream: &TcpStream) -> io::Result<()> {
         }
         if conn.tcp.is_synchronized() {
             conn.stage = Stage::Owned;
-            conn.tcp.opened();
             return Poll::Ready(Ok(()));
         }
         if conn.tcp.is_over() {

@@ -6,7 +6,6 @@ use std::{net::IpAddr, sync::LazyLock};
 use bytes::{Buf, BytesMut};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use smoltcp::time::Instant;
 
 pub use crate::control::fuzzing::{map_frames, noise_records};
 pub use crate::peerapi::fuzzing::peer_api;
@@ -18,7 +17,7 @@ use crate::{
     netstack::{
         echo,
         packet::{self, Header, Segment},
-        tcp::refusal,
+        tcp::{fuzzing::hostile_peer, refusal},
     },
     stun, tailcfg,
 };
@@ -235,9 +234,9 @@ pub fn ip_packet(data: &[u8]) {
     }
     if let Some(segment) = Segment::parse(&data[header.payload.clone()]) {
         let flow = header.flow(&segment);
-        for answer in refusal(flow.local.ip(), Instant::from_secs(1), data) {
+        if let Some(answer) = refusal(&flow, data) {
             let back = goes_back(&header, &answer);
-            let reset = Segment::parse(&answer[back.payload.clone()]).expect("we send whole segments");
+            let reset = Segment::parse(&answer[back.payload]).expect("we send whole segments");
             assert!(reset.is_reset());
             assert_eq!(
                 (reset.src_port, reset.dst_port),
@@ -245,6 +244,11 @@ pub fn ip_packet(data: &[u8]) {
             );
         }
     }
+}
+
+/// A connection whose other end does what it likes.
+pub fn tcp_segments(data: &[u8]) {
+    hostile_peer(data);
 }
 
 fn goes_back(question: &Header, answer: &[u8]) -> Header {
@@ -262,7 +266,7 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 9] = [
+    const TARGETS: [(&str, Target); 10] = [
         ("derp_frames", derp_frames),
         ("disco", disco),
         ("filter_rules", filter_rules),
@@ -272,6 +276,7 @@ mod tests {
         ("noise_records", noise_records),
         ("peer_api", peer_api),
         ("stun", stun),
+        ("tcp_segments", tcp_segments),
     ];
 
     #[test]

@@ -2,8 +2,6 @@
 //!
 //! Nothing in here does IO: packets and the time go in, packets come out.
 
-pub(crate) mod arena;
-mod device;
 pub(crate) mod echo;
 pub(crate) mod packet;
 pub(crate) mod tcp;

@@ -19,11 +19,13 @@ use crate::{
     wg::Peer,
 };
 
-/// The part of the send ring that is used until the peer has shown that it drains it quickly.
+/// The part of the send buffer that is used until the peer has shown that it drains it quickly…
 const TX_LIMIT_MIN: usize = 128 << 10;
-/// A full ring that empties within this many milliseconds doubles the limit.
+/// …and the most of it that is used for such a peer. Long paths have more: see [`Tcp::send_demand`].
+const TX_LIMIT_MAX: usize = 1 << 20;
+/// A full buffer that empties within this many milliseconds doubles the limit.
 const QUICK_DRAIN: i64 = 50;
-/// Pages of empty rings are given back after this many milliseconds without traffic.
+/// Memory of empty buffers is given back after this many milliseconds without traffic.
 const RELEASE_AFTER: i64 = 2_000;
 /// A connection that its owner has dropped may linger this many milliseconds for the peer to finish it.
 const LINGER: i64 = 60_000;
@@ -39,7 +41,7 @@ pub(super) struct Flow {
     pub(super) conn: Mutex<Conn>,
     /// In the engine's list of flows to poll.
     pub(super) dirty: AtomicBool,
-    /// Earliest time in ms for which the timer wheel holds this flow.
+    /// Earliest time in ms for which the timer wheel holds this flow; 0: it isn't to be held.
     pub(super) timer: AtomicU64,
 }
 
@@ -57,6 +59,8 @@ pub(super) struct Conn {
     active: i64,
     tx_limit: usize,
     full_since: i64,
+    /// Counts against the bound of connections until it has ended.
+    open: Option<Guard>,
 }
 
 /// Where a connection stands in its life.
@@ -115,22 +119,29 @@ impl Flow {
         })
     }
 
+    /// It has ended: no timer may hold it any more.
+    pub(super) fn disarm(&self) {
+        self.timer.store(0, Relaxed);
+    }
+
     /// Ends the connection without a word to the peer. Whoever waits for it finds out.
     pub(super) fn kill(&self) {
         let wakers = {
             let mut conn = self.conn.lock();
             conn.stage = Stage::Dead;
             conn.tcp.abort();
+            conn.end();
             [conn.reader.take(), conn.writer.take()]
         };
+        self.disarm();
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 }
 
 impl Conn {
-    pub(super) fn new(tcp: Tcp, stage: Stage, now: Instant) -> Self {
+    pub(super) fn new(tcp: Tcp, stage: Stage, open: Guard, now: Instant) -> Self {
         Self {
-            tx_limit: TX_LIMIT_MIN.min(tcp.send_capacity()),
+            tx_limit: TX_LIMIT_MIN,
             tcp,
             reader: None,
             writer: None,
@@ -139,6 +150,7 @@ impl Conn {
             read_since_egress: 0,
             active: now.total_millis(),
             full_since: 0,
+            open: Some(open),
         }
     }
 
@@ -181,33 +193,45 @@ impl Conn {
         }
     }
 
-    /// When the engine must look at this flow again: TCP's own deadline, the release of unused pages, or the
+    /// When the engine must look at this flow again: TCP's own deadline, the release of unused memory, or the
     /// end of an orphan.
     pub(super) fn next_visit(&mut self, now: Instant) -> Option<Instant> {
         let release = self
             .tcp
-            .holds_pages()
-            .then(|| (self.active + RELEASE_AFTER + 1).max(now.total_millis() + 100));
+            .holds_memory()
+            .then(|| (self.active + RELEASE_AFTER + 1).max(now.total_millis() + RELEASE_AFTER / 2));
         let end = match self.stage {
             Stage::Orphan { since } => Some(since + LINGER),
             Stage::Dead => return None,
             _ => None,
         };
         let own = [release, end].into_iter().flatten().map(Instant::from_millis);
-        own.chain(self.tcp.poll_at(now)).min()
+        own.chain(self.tcp.poll_at()).min()
     }
 
-    /// Gives the pages of empty rings back after a while without traffic.
+    /// Gives the memory of empty buffers back after a while without traffic.
     pub(super) fn release_if_idle(&mut self, now: Instant) {
-        if self.tcp.holds_pages() && now.total_millis() - self.active >= RELEASE_AFTER {
+        if self.tcp.holds_memory() && now.total_millis() - self.active >= RELEASE_AFTER {
             self.tcp.release();
-            self.tx_limit = TX_LIMIT_MIN.min(self.tcp.send_capacity());
+            self.tx_limit = TX_LIMIT_MIN;
         }
+    }
+
+    /// How much of the send buffer is used.
+    fn tx_limit(&self) -> usize {
+        let wanted = self.tx_limit.max(self.tcp.send_demand());
+        wanted.min(self.tcp.send_capacity())
+    }
+
+    /// TCP has ended, whoever still holds the stream.
+    pub(super) fn end(&mut self) {
+        self.tcp.release();
+        self.open = None;
     }
 
     /// Room for the writer.
     pub(super) fn tx_room(&self) -> usize {
-        self.tx_limit.saturating_sub(self.tcp.send_queue())
+        self.tx_limit().saturating_sub(self.tcp.send_queue())
     }
 
     /// The writer waits for room.
@@ -216,11 +240,11 @@ impl Conn {
         self.writer = Some(waker.clone());
     }
 
-    /// Takes the wakers whose condition now holds. A writer is woken for a third of the ring, not for every ACK.
+    /// Takes the wakers whose condition now holds. A writer is woken for a third of the buffer, not for every ACK.
     pub(super) fn wakers(&mut self) -> [Option<Waker>; 2] {
-        let writable = self.tx_room() >= self.tx_limit / 3 || !self.tcp.may_send();
+        let writable = self.tx_room() >= self.tx_limit() / 3 || !self.tcp.may_send();
         if writable && self.writer.is_some() && self.active - self.full_since < QUICK_DRAIN {
-            self.tx_limit = (self.tx_limit * 2).min(self.tcp.send_capacity());
+            self.tx_limit = (self.tx_limit * 2).min(TX_LIMIT_MAX);
         }
         let reader = if self.tcp.is_readable() {
             self.reader.take()

@@ -6,7 +6,6 @@ use std::{
     time,
 };
 
-use bytes::BytesMut;
 use gotatun::packet::Packet;
 use jiff::Timestamp;
 use smoltcp::time::Instant;
@@ -26,7 +25,7 @@ use crate::{
     netstack::{
         echo,
         packet::{self, FlowKey, Header, Segment},
-        tcp::{Tcp, refusal},
+        tcp::{Share, Tcp, refusal},
         udp,
     },
     wg::{Incoming, Peer, Rejected},
@@ -259,8 +258,8 @@ impl Inbox {
                 self.ingress(now, &flow, packet);
                 return Ok(());
             }
-            // The peer restarted and uses a port again. WireGuard authenticated it: the old flow may go. (A TCP
-            // machine of today would answer with a challenge ACK, which smoltcp does not.)
+            // The peer restarted and uses a port again. WireGuard authenticated it, so the old flow may go at once:
+            // a challenge ACK (RFC 5961 §4) would only cost a round trip.
             self.shared.remove(&flow);
             flow.kill();
         }
@@ -278,13 +277,15 @@ impl Inbox {
                 Guard::take(&peer.half_open, MAX_HALF_OPEN_PER_PEER)?,
                 Guard::take(&self.shared.half_open, MAX_HALF_OPEN)?,
             ];
+            let open = self.shared.count_flow()?;
             let seed = getrandom::u64().ok()?;
-            let tcp = Tcp::listening(&key, self.shared.arena.socket()?, now, seed)?;
+            let share = Share::new(peer.memory.clone(), self.shared.memory.clone());
+            let tcp = Tcp::listening(&key, share, now, seed)?;
             let stage = Stage::Accepting {
                 listener,
                 _half_open: half_open,
             };
-            Some(Conn::new(tcp, stage, now))
+            Some(Conn::new(tcp, stage, open, now))
         })()
         .ok_or(DropReason::TooManyFlows)?;
         let flow = Flow::new(key, peer.clone(), Some(segment.seq), service.is_some(), conn);
@@ -385,8 +386,7 @@ impl Inbox {
         if !self.refusals.allow(now) {
             return Err(DropReason::StrayUnanswered);
         }
-        let answer: Vec<BytesMut> = refusal(key.local.ip(), now, packet);
-        self.shared.send(peer, answer);
+        self.shared.send(peer, refusal(key, packet).into_iter().collect());
         Ok(())
     }
 }

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use super::{
     Stats,
-    flow::{Conn, Flow},
+    flow::{Conn, Flow, Guard},
     listener::Listeners,
     packet::Packets,
     ping::Pings,
@@ -37,13 +37,15 @@ use crate::{
     derp_map::RegionId,
     key::{NodePrivate, NodePublic},
     magicsock::{Magicsock, Route},
-    netstack::{arena::Arena, packet::FlowKey},
+    netstack::{packet::FlowKey, tcp::Pool},
     udp::Udp,
     wg::{Peer, Peers},
 };
 
-/// Connections of one node at a time. Each may hold up to 1.25 MiB, an idle one holds a few KiB.
+/// Connections of one node at a time. An idle one holds about a KiB.
 const MAX_FLOWS: usize = 16_384;
+/// Bytes that the buffers of all connections of a node may hold.
+const MEMORY: usize = 128 << 20;
 /// Packets that wait for the engine to hand them to a relay.
 const MAX_DERP_QUEUE: usize = 1024;
 
@@ -52,7 +54,8 @@ pub(super) struct Shared {
     pub(super) peers: Peers,
     pub(super) paths: Mutex<Magicsock>,
     pub(super) flows: Mutex<AHashMap<FlowKey, Arc<Flow>>>,
-    pub(super) arena: Arc<Arena>,
+    pub(super) memory: Arc<Pool>,
+    pub(super) open_flows: Arc<AtomicUsize>,
     pub(super) listeners: Arc<Listeners>,
     pub(super) packets: Packets,
     pub(super) half_open: Arc<AtomicUsize>,
@@ -95,7 +98,8 @@ impl Shared {
             peers: Peers::new(node_key),
             paths: Mutex::new(paths),
             flows: Mutex::default(),
-            arena: Arena::new(MAX_FLOWS),
+            memory: Pool::new(MEMORY),
+            open_flows: Arc::default(),
             listeners: Listeners::new(),
             packets: Packets::default(),
             half_open: Arc::default(),
@@ -113,9 +117,14 @@ impl Shared {
         })
     }
 
-    /// The time as the TCP machine counts it. It starts at 1 s: zero means "at once" to smoltcp.
+    /// One more connection; `None` when there are too many.
+    pub(super) fn count_flow(&self) -> Option<Guard> {
+        Guard::take(&self.open_flows, MAX_FLOWS)
+    }
+
+    /// The time as the TCP machine counts it.
     pub(super) fn now(&self) -> Instant {
-        Instant::from_micros(self.start.elapsed().as_micros() as i64 + 1_000_000)
+        Instant::from_micros(self.start.elapsed().as_micros() as i64)
     }
 
     /// Runs `f` on the flow's connection, then seals and queues the packets that it made, all under the
@@ -214,7 +223,7 @@ impl Shared {
     /// Makes sure that the timer wheel visits `flow` at its next deadline.
     pub(super) fn arm(&self, flow: &Arc<Flow>, at: Option<Instant>) {
         let Some(at) = at else { return };
-        let at = (at.total_millis() as u64).max(1);
+        let at = (at.total_millis() as u64).max(1); // 0 is for those that have ended
         if flow.timer.fetch_min(at, AcqRel) > at && !self.is_closed() {
             self.mail.lock().timers.push((at, flow.clone()));
             self.wake_engine();

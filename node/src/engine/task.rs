@@ -166,15 +166,12 @@ impl Task {
             conn.egress(now, out);
             let opened = matches!(conn.stage, Stage::Accepting { .. }) && conn.tcp.is_synchronized();
             let listener = match opened.then(|| std::mem::replace(&mut conn.stage, Stage::Owned)) {
-                Some(Stage::Accepting { listener, .. }) => {
-                    conn.tcp.opened();
-                    Some(listener)
-                }
+                Some(Stage::Accepting { listener, .. }) => Some(listener),
                 _ => None,
             };
             let over = conn.tcp.is_over();
             if over {
-                conn.tcp.release();
+                conn.end();
             } else {
                 conn.release_if_idle(now);
             }
@@ -192,6 +189,7 @@ impl Task {
         }
         if over {
             self.shared.remove(flow);
+            flow.disarm();
         } else {
             self.shared.arm(flow, at);
         }

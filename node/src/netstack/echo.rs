@@ -5,10 +5,7 @@ use std::net::IpAddr;
 use bytes::BytesMut;
 use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, Ipv4Packet, Ipv6Packet};
 
-use super::{
-    device::padded,
-    packet::{Header, ICMP, ICMPV6, TSMP},
-};
+use super::packet::{Header, ICMP, ICMPV6, TSMP, padded};
 
 const TSMP_PING: u8 = b'p';
 const TSMP_PONG: u8 = b'o';

@@ -5,6 +5,10 @@ use std::{
     ops::Range,
 };
 
+use bytes::BytesMut;
+
+use crate::wg::MTU;
+
 /// Protocol numbers (IANA).
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
@@ -119,6 +123,16 @@ impl Segment {
     pub(crate) fn is_reset(&self) -> bool {
         self.flags & 0x04 != 0
     }
+}
+
+/// The length of a packet of `len` bytes with WireGuard's padding: to 16 bytes, but not beyond the MTU.
+pub(super) fn padded_len(len: usize) -> usize {
+    len.next_multiple_of(16).min(MTU.max(len))
+}
+
+/// A zeroed packet of `len` bytes and WireGuard's padding.
+pub(super) fn padded(len: usize) -> BytesMut {
+    BytesMut::zeroed(padded_len(len))
 }
 
 #[cfg(test)]

@@ -1,37 +1,97 @@
-//! One TCP connection: the boundary behind which the TCP machine can be replaced.
+//! One TCP connection (RFC 9293): packets and calls in, packets out. No clock, no lock, no wakers.
 //!
-//! Today it is one smoltcp Interface with one socket (a shared Interface collapses with thousands of idle
-//! sockets). [`Tcp`] turns packets in and calls into packets out; it has no clock, no lock and no wakers.
-
-use std::net::IpAddr;
+//! [`Tcp`] is the state machine; the data in both directions has its own: [`Sender`] with what it knows of the
+//! path, [`Receiver`] with what came too early. Positions in the streams are 64 bits wide ([`Origin`]), so that
+//! nothing in here thinks about wrapping.
 
 use bytes::BytesMut;
 use smoltcp::{
-    iface::{Config, Interface, PollResult, SocketSet},
-    socket::tcp::{CongestionControl, RecvError, State},
     time::{Duration, Instant},
-    wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint},
+    wire::{IpAddress, TcpControl, TcpRepr, TcpSeqNumber},
 };
 
-use self::window::Window;
-use super::{arena::Buffers, device::Wire, packet::FlowKey};
+pub(crate) use self::memory::{Pool, Share};
+use self::{
+    memory::Pressure,
+    receiver::{Allowance, Receiver},
+    segment::{bare, emit, max_payload, parse},
+    sender::{Acknowledgement, Sender, Transmission},
+    sequence::Origin,
+};
+use super::packet::FlowKey;
 
-mod window;
+mod cubic;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+mod memory;
+mod queue;
+mod receiver;
+mod rtt;
+mod scoreboard;
+mod segment;
+mod sender;
+mod sequence;
 
-/// An ACK waits this long for data to travel with.
-const ACK_DELAY: Duration = Duration::from_millis(10);
 /// How long the opening handshake may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(12);
 /// An idle connection asks this often whether the other side is still there…
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// …and gives up when it has heard nothing for this long (three probes lost). Holds for unacknowledged data too.
+/// …and gives up when it has heard nothing for this long (three probes lost). What was sent has to be
+/// acknowledged in this time, too.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(240);
+/// How long the end of a connection is remembered, for a FIN that comes again. Twice the life of a segment is
+/// not needed: WireGuard lets no old one through.
+const TIME_WAIT: Duration = Duration::from_secs(2);
+/// Answers to segments that make no sense, per second (RFC 5961 §7).
+const MAX_CHALLENGES: u32 = 10;
+/// The smallest segments that are sent, whatever the other side asks for.
+const MIN_SEGMENT: u16 = 64;
+/// The most that is buffered for sending; less while memory is short.
+const SEND_BUFFER: usize = 4 << 20;
+const LEAN_SEND_BUFFER: usize = 64 << 10;
+const LEAST_SEND_BUFFER: usize = 8 << 10;
+/// From this round trip on, buffers have to hold what is under way.
+const LONG_PATH: Duration = Duration::from_millis(5);
 
-/// A connection's state.
+/// A connection.
 pub(crate) struct Tcp {
-    buffers: Buffers,
-    iface: Interface,
-    window: Window,
+    key: FlowKey,
+    state: State,
+    /// Our stream, and the other side's (once its SYN has come).
+    own: Origin,
+    other: Origin,
+    sender: Sender,
+    receiver: Receiver,
+    share: Share,
+    /// The other side scales its windows by this; `None`: nobody scales.
+    scale: Option<u8>,
+    sack: bool,
+    began: Instant,
+    heard: Instant,
+    asked: Instant,
+    /// Since when TIME-WAIT lasts.
+    ended: Instant,
+    challenges: (i64, u32),
+    /// A RST has to leave.
+    reset: bool,
+    /// The other side has to be asked for an ACK: is it there, and how large is its window?
+    ask: bool,
+}
+
+/// RFC 9293 §3.3.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Listen,
+    SynSent,
+    SynReceived,
+    Established,
+    FinWait1,
+    FinWait2,
+    CloseWait,
+    Closing,
+    LastAck,
+    TimeWait,
+    Closed,
 }
 
 /// What a read found.
@@ -48,223 +108,515 @@ pub(crate) enum Read {
 }
 
 impl Tcp {
-    /// Waits for the SYN of `key`.
-    pub(crate) fn listening(key: &FlowKey, buffers: Buffers, now: Instant, seed: u64) -> Option<Self> {
-        let mut tcp = Self::new(key, buffers, now, seed)?;
-        let local = (IpAddress::from(key.local.ip()), key.local.port());
-        tcp.buffers.socket().listen(local).ok()?;
-        Some(tcp)
-    }
-
-    /// Will open the connection `key` with the next [`Self::egress`].
-    pub(crate) fn connecting(key: &FlowKey, buffers: Buffers, now: Instant, seed: u64) -> Option<Self> {
-        let mut tcp = Self::new(key, buffers, now, seed)?;
-        let remote = IpEndpoint::from(key.remote);
-        let local = IpEndpoint::from(key.local);
-        tcp.buffers
-            .socket()
-            .connect(tcp.iface.context(), remote, local)
-            .ok()?;
-        Some(tcp)
-    }
-
-    fn new(key: &FlowKey, mut buffers: Buffers, now: Instant, seed: u64) -> Option<Self> {
-        let iface = interface(key.local.ip(), now, seed, &mut Vec::new())?;
-        let socket = buffers.socket();
-        socket.set_congestion_control(CongestionControl::Cubic);
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(Some(ACK_DELAY));
-        socket.set_timeout(Some(OPEN_TIMEOUT));
-        Some(Self {
-            window: Window::new(socket.recv_capacity()),
-            buffers,
-            iface,
+    /// Waits for the SYN of `key`. `None` if that names an address that no host can have. `seed` makes the
+    /// initial sequence number, so nobody may know it beforehand (RFC 6528).
+    pub(crate) fn listening(key: &FlowKey, share: Share, now: Instant, seed: u64) -> Option<Self> {
+        let is_host = |ip| IpAddress::from(ip).is_unicast();
+        (is_host(key.local.ip()) && is_host(key.remote.ip())).then(|| Self {
+            key: *key,
+            state: State::Listen,
+            own: Origin::new(seed as u32),
+            other: Origin::new(0),
+            sender: Sender::new(now),
+            receiver: Receiver::new(),
+            share,
+            scale: None,
+            sack: false,
+            began: now,
+            heard: now,
+            asked: now,
+            ended: now,
+            challenges: (0, 0),
+            reset: false,
+            ask: false,
         })
     }
 
-    /// The opening handshake is over: from now on silence is measured, not the handshake.
-    pub(crate) fn opened(&mut self) {
-        let socket = self.buffers.socket();
-        socket.set_timeout(Some(SILENCE_TIMEOUT));
-        socket.set_keep_alive(Some(KEEP_ALIVE));
+    /// Will open the connection `key` with the next [`Self::egress`].
+    pub(crate) fn connecting(key: &FlowKey, share: Share, now: Instant, seed: u64) -> Option<Self> {
+        let mut tcp = Self::listening(key, share, now, seed)?;
+        tcp.state = State::SynSent;
+        Some(tcp)
     }
 
-    /// Processes one packet. An immediate answer (RST, challenge ACK) lands in `out`.
+    // Packets in.
+
+    /// Processes one packet. An immediate answer (a RST) lands in `out`; everything else waits for
+    /// [`Self::egress`], so that a burst of packets is answered once.
     pub(crate) fn ingress(&mut self, now: Instant, packet: &[u8], out: &mut Vec<BytesMut>) {
-        self.buffers.touch();
-        if let Some(ack) = self.window.acceptable_ack(packet) {
-            self.receive(now, &ack, out);
+        let Some(segment) = parse(packet) else { return };
+        match self.state {
+            State::Closed => out.extend(segment::refusal(&self.key, &segment)),
+            State::Listen => self.while_listening(now, &segment, out),
+            State::SynSent => self.while_connecting(now, &segment, out),
+            _ => self.while_synchronized(now, &segment, out),
         }
-        self.receive(now, packet, out);
+        self.account();
     }
 
-    fn receive(&mut self, now: Instant, packet: &[u8], out: &mut Vec<BytesMut>) {
-        let first = out.len();
-        let mut wire = Wire {
-            rx: Some(packet),
-            out,
+    fn while_listening(&mut self, now: Instant, segment: &TcpRepr<'_>, out: &mut Vec<BytesMut>) {
+        if segment.ack_number.is_some() {
+            out.extend(segment::refusal(&self.key, segment));
+        } else if segment.control == TcpControl::Syn {
+            self.heard = now;
+            self.meet(segment);
+            self.state = State::SynReceived;
+        }
+    }
+
+    fn while_connecting(&mut self, now: Instant, segment: &TcpRepr<'_>, out: &mut Vec<BytesMut>) {
+        let ack = segment
+            .ack_number
+            .map(|ack| self.own.position(ack.0 as u32, self.sender.unacknowledged()));
+        if ack.is_some_and(|ack| ack != Some(1) || self.sender.next() == 0) {
+            out.extend(segment::refusal(&self.key, segment));
+            return;
+        }
+        match segment.control {
+            // Refused.
+            TcpControl::Rst if ack.is_some() => self.state = State::Closed,
+            TcpControl::Syn if ack.is_some() => {
+                self.heard = now;
+                self.meet(segment);
+                self.state = State::Established;
+                self.acknowledged(now, segment, 0, 1);
+                self.receiver.acknowledge_now();
+            }
+            // Both sides connect to each other at once.
+            TcpControl::Syn => {
+                self.heard = now;
+                self.meet(segment);
+                self.state = State::SynReceived;
+                self.sender.repeat_syn();
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes what the other side's SYN says.
+    fn meet(&mut self, syn: &TcpRepr<'_>) {
+        self.other = Origin::new(syn.seq_number.0 as u32);
+        self.receiver.open();
+        self.scale = syn.window_scale;
+        self.sack = syn.sack_permitted;
+        // RFC 9293 §3.7.1.
+        let default = if self.key.remote.is_ipv4() { 536 } else { 1220 };
+        let wanted = syn.max_seg_size.unwrap_or(default).max(MIN_SEGMENT);
+        self.sender
+            .agree(max_payload(self.key.remote).min(wanted.into()), self.sack);
+    }
+
+    /// RFC 9293 §3.10.7.4, with the checks of RFC 5961.
+    fn while_synchronized(&mut self, now: Instant, segment: &TcpRepr<'_>, out: &mut Vec<BytesMut>) {
+        let seq = segment.seq_number.0 as u32;
+        let Some(start) = self.other.position(seq, self.receiver.next()) else {
+            return self.challenge(now);
         };
-        self.iface
-            .poll_ingress_single(now, &mut wire, self.buffers.sockets());
-        self.window.note_sent(out.get(first..).unwrap_or_default());
+        let end = start + segment.segment_len() as u64;
+        let acceptable = self.receiver.accepts(start, end);
+        match segment.control {
+            TcpControl::Rst if self.receiver.is_exact(start) => return self.state = State::Closed,
+            TcpControl::Rst if acceptable => return self.challenge(now),
+            TcpControl::Rst => return,
+            // Our answer to it got lost.
+            TcpControl::Syn if self.state == State::SynReceived && start == 0 => {
+                return self.sender.repeat_syn();
+            }
+            TcpControl::Syn => return self.challenge(now),
+            _ if !acceptable && start == end => return self.challenge(now),
+            _ if !acceptable => {
+                self.heard = now;
+                self.ended = now;
+                return self.receiver.reject(start, end);
+            }
+            _ => {}
+        }
+        let Some(ack) = segment.ack_number else { return };
+        let una = self.sender.unacknowledged();
+        let opens = self.state == State::SynReceived;
+        let valid = |until: &u64| {
+            let old = until + self.sender.max_window() < una || opens && *until == 0;
+            !old && *until <= self.sender.next()
+        };
+        let Some(until) = self.own.position(ack.0 as u32, una).filter(valid) else {
+            if opens {
+                out.extend(segment::refusal(&self.key, segment));
+            } else {
+                self.challenge(now);
+            }
+            return;
+        };
+        if opens {
+            self.state = State::Established;
+        }
+        self.heard = now;
+        self.acknowledged(now, segment, start, until);
+        if self.sender.is_finished() {
+            self.state = match self.state {
+                State::FinWait1 => State::FinWait2,
+                State::Closing => self.wait(now),
+                State::LastAck => State::Closed,
+                other => other,
+            };
+        }
+        self.receive(now, segment, start);
     }
 
-    /// Emits everything that is due: data, ACKs, window updates, retransmissions.
+    fn receive(&mut self, now: Instant, segment: &TcpRepr<'_>, start: u64) {
+        let fin = segment.control == TcpControl::Fin;
+        if !matches!(self.state, State::Established | State::FinWait1 | State::FinWait2) {
+            if segment.segment_len() > 0 && self.state != State::Closed {
+                self.ended = now;
+                self.receiver.reject(start, start + segment.segment_len() as u64);
+            }
+            return;
+        }
+        let allowance = self.allowance();
+        let finished = self
+            .receiver
+            .receive(now, start, segment.payload, fin, allowance, self.sack);
+        self.receiver.adapt(now, self.sender.rtt().smoothed(), allowance);
+        if finished {
+            self.state = match self.state {
+                State::Established => State::CloseWait,
+                State::FinWait1 => State::Closing,
+                _ => self.wait(now),
+            };
+        }
+    }
+
+    fn acknowledged(&mut self, now: Instant, segment: &TcpRepr<'_>, seq: u64, until: u64) {
+        let syn = segment.control == TcpControl::Syn;
+        let scale = if syn { 0 } else { self.scale.unwrap_or(0) };
+        let position = |wire| self.own.position(wire, self.sender.unacknowledged());
+        let block = |block: Option<(u32, u32)>| {
+            let (start, end) = block?;
+            Some((position(start)?, position(end)?))
+        };
+        let ack = Acknowledgement {
+            seq,
+            until,
+            window: u64::from(segment.window_len) << scale,
+            sacked: segment.sack_ranges.map(block),
+            bare: segment.segment_len() == 0,
+        };
+        self.sender.acknowledged(now, ack);
+    }
+
+    fn wait(&mut self, now: Instant) -> State {
+        self.ended = now;
+        State::TimeWait
+    }
+
+    /// Says where we are to somebody who may have lost his way, or is none of the two.
+    fn challenge(&mut self, now: Instant) {
+        let (second, count) = &mut self.challenges;
+        if *second != now.secs() {
+            (*second, *count) = (now.secs(), 0);
+        }
+        *count += 1;
+        if *count <= MAX_CHALLENGES {
+            self.receiver.acknowledge_now();
+        }
+    }
+
+    // Packets out.
+
+    /// Emits everything that is due: data, ACKs, window updates, retransmissions, probes.
     pub(crate) fn egress(&mut self, now: Instant, out: &mut Vec<BytesMut>) {
-        let first = out.len();
-        // One segment per call.
-        loop {
-            let mut wire = Wire { rx: None, out };
-            let result = self.iface.poll_egress(now, &mut wire, self.buffers.sockets());
-            if result != PollResult::SocketStateChanged {
-                break;
+        self.run_timers(now);
+        if std::mem::take(&mut self.reset) {
+            let packet = self.packet(TcpControl::Rst, self.sender.next());
+            out.push(packet);
+        }
+        if matches!(self.state, State::Closed | State::Listen) {
+            return;
+        }
+        let hears = self.state != State::SynSent;
+        let allowance = self.allowance();
+        // What is reported doesn't fit behind a full segment, so it goes first.
+        if hears && self.receiver.has_report() && self.receiver.owes_ack(now, allowance) {
+            self.acknowledge(out);
+        }
+        while let Some(transmission) = self.sender.transmit(now) {
+            let packet = self.data_packet(&transmission);
+            out.push(packet);
+        }
+        self.sender.wait_for_window(now);
+        if std::mem::take(&mut self.ask) {
+            // An old position is answered with an ACK, whatever the window (RFC 9293 §3.8.4).
+            let packet = self.packet(TcpControl::None, self.sender.unacknowledged().saturating_sub(1));
+            out.push(packet);
+        }
+        while hears && self.state != State::SynReceived && self.receiver.owes_ack(now, allowance) {
+            self.acknowledge(out);
+        }
+        self.account();
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        let since = |then: Instant| if now > then { now - then } else { Duration::ZERO };
+        match self.state {
+            State::Closed | State::Listen => return,
+            State::SynSent | State::SynReceived if since(self.began) >= OPEN_TIMEOUT => {
+                self.state = State::Closed;
+                return;
+            }
+            State::SynSent | State::SynReceived => {}
+            State::TimeWait => {
+                if since(self.ended) >= TIME_WAIT {
+                    self.state = State::Closed;
+                }
+                return;
+            }
+            _ => {
+                let silent = since(self.heard) >= SILENCE_TIMEOUT;
+                if silent
+                    || self
+                        .sender
+                        .stalled_since()
+                        .is_some_and(|then| since(then) >= SILENCE_TIMEOUT)
+                {
+                    return self.abort();
+                }
+                if since(self.heard.max(self.asked)) >= KEEP_ALIVE {
+                    self.ask = true;
+                }
             }
         }
-        self.window.note_sent(out.get(first..).unwrap_or_default());
+        self.ask |= self.sender.run_timers(now);
+        if self.ask {
+            self.asked = now;
+        }
     }
 
-    /// When [`Self::egress`] has something to do next.
-    pub(crate) fn poll_at(&mut self, now: Instant) -> Option<Instant> {
-        self.iface.poll_at(now, self.buffers.sockets())
+    /// When [`Self::egress`] has something to do next, if nothing happens until then.
+    pub(crate) fn poll_at(&self) -> Option<Instant> {
+        let own = match self.state {
+            State::Closed | State::Listen => return None,
+            State::SynSent | State::SynReceived => self.began + OPEN_TIMEOUT,
+            State::TimeWait => self.ended + TIME_WAIT,
+            _ => {
+                let asks = self.heard.max(self.asked) + KEEP_ALIVE;
+                let stalled = self.sender.stalled_since().unwrap_or(self.heard).min(self.heard);
+                asks.min(stalled + SILENCE_TIMEOUT)
+            }
+        };
+        [Some(own), self.sender.deadline(), self.receiver.ack_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
+
+    fn acknowledge(&mut self, out: &mut Vec<BytesMut>) {
+        let report = if self.sack {
+            self.receiver.report()
+        } else {
+            [None; 3]
+        };
+        let mut ack = self.segment(TcpControl::None, self.sender.next());
+        let wire = |(start, end)| (self.other.wire(start), self.other.wire(end));
+        ack.sack_ranges = report.map(|block| block.map(wire));
+        out.push(emit(self.key.local.ip(), self.key.remote.ip(), &ack, [&[], &[]]));
+    }
+
+    fn data_packet(&mut self, transmission: &Transmission) -> BytesMut {
+        let Transmission {
+            start,
+            len,
+            syn,
+            fin,
+            push,
+        } = *transmission;
+        let control = match () {
+            () if syn => TcpControl::Syn,
+            () if fin => TcpControl::Fin,
+            () if push => TcpControl::Psh,
+            () => TcpControl::None,
+        };
+        let segment = self.segment(control, start);
+        let data = if len > 0 {
+            self.sender.data(start, len)
+        } else {
+            [&[][..], &[]]
+        };
+        emit(self.key.local.ip(), self.key.remote.ip(), &segment, data)
+    }
+
+    /// A packet without data.
+    fn packet(&mut self, control: TcpControl, start: u64) -> BytesMut {
+        let segment = self.segment(control, start);
+        emit(self.key.local.ip(), self.key.remote.ip(), &segment, [&[], &[]])
+    }
+
+    /// A segment that begins at `start`, with our acknowledgement and window.
+    fn segment(&mut self, control: TcpControl, start: u64) -> TcpRepr<'static> {
+        let mut segment = bare(&self.key, control, self.own.wire(start), None);
+        let allowance = self.allowance();
+        let syn = control == TcpControl::Syn;
+        let first = self.state == State::SynSent;
+        if syn {
+            segment.max_seg_size = Some(max_payload(self.key.remote) as u16);
+            segment.window_scale = (first || self.scale.is_some()).then_some(receiver::SHIFT);
+            segment.sack_permitted = first || self.sack;
+        }
+        let scales = !syn && self.scale.is_some();
+        segment.window_len = self
+            .receiver
+            .announce(allowance, if scales { receiver::SHIFT } else { 0 });
+        if !first {
+            segment.ack_number = Some(TcpSeqNumber(self.other.wire(self.receiver.next()) as i32));
+            self.receiver.acknowledged();
+        }
+        segment
+    }
+
+    // The owner.
 
     /// Takes received bytes: `take` gets a contiguous piece and says how much of it it took; it is asked
     /// again while it takes all and there is more.
     pub(crate) fn read(&mut self, mut take: impl FnMut(&[u8]) -> usize) -> Read {
-        let socket = self.buffers.socket();
         let mut total = 0;
-        loop {
-            let mut offered = 0;
-            let taken = socket.recv(|data| {
-                offered = data.len();
-                let taken = take(data);
-                (taken, taken)
-            });
-            match taken {
-                Ok(n) => total += n,
-                Err(RecvError::Finished) if total == 0 => return Read::Eof,
-                Err(RecvError::InvalidState) if total == 0 => return Read::Reset,
-                Err(_) => return Read::Data(total),
+        while self.receiver.has_unread() {
+            let offered = self.receiver.front().len();
+            let taken = take(self.receiver.front()).min(offered);
+            self.receiver.take(taken);
+            total += taken;
+            if taken < offered {
+                break;
             }
-            if offered == 0 || taken != Ok(offered) {
-                return if total == 0 && offered == 0 {
-                    Read::Empty
-                } else {
-                    Read::Data(total)
-                };
+        }
+        match self.state {
+            _ if total > 0 => {
+                self.account();
+                Read::Data(total)
             }
+            _ if self.receiver.has_unread() => Read::Empty,
+            _ if self.receiver.is_finished() => Read::Eof,
+            State::Closed => Read::Reset,
+            _ => Read::Empty,
         }
     }
 
-    /// Appends to the send ring as much as fits. [`Self::may_send`] must hold, else nothing does.
+    /// Appends to the send buffer as much as fits. [`Self::may_send`] must hold, else nothing does.
     pub(crate) fn write(&mut self, data: &[u8]) -> usize {
-        self.buffers.touch();
-        let socket = self.buffers.socket();
-        let first = socket.send_slice(data).unwrap_or(0);
-        // The part after the ring's wrap.
-        let rest = data.get(first..).filter(|rest| first > 0 && !rest.is_empty());
-        first + rest.map_or(0, |rest| socket.send_slice(rest).unwrap_or(0))
+        if !self.may_send() {
+            return 0;
+        }
+        let room = self.send_capacity().saturating_sub(self.sender.queued());
+        let taken = data.len().min(room);
+        self.sender.push(&data[..taken]);
+        self.account();
+        taken
     }
 
     /// FIN after the queued data; receiving goes on.
     pub(crate) fn close(&mut self) {
-        self.buffers.socket().close();
+        self.state = match self.state {
+            State::Listen | State::SynSent => State::Closed,
+            State::SynReceived | State::Established => State::FinWait1,
+            State::CloseWait => State::LastAck,
+            other => return self.state = other,
+        };
+        self.sender.finish();
     }
 
     /// Ends the connection; the next [`Self::egress`] emits a RST.
     pub(crate) fn abort(&mut self) {
-        self.buffers.socket().abort();
+        self.reset = !matches!(
+            self.state,
+            State::Closed | State::Listen | State::SynSent | State::TimeWait
+        );
+        self.state = State::Closed;
     }
 
     /// The last ACK must not wait for data that will never come.
     pub(crate) fn ack_at_once(&mut self) {
-        self.buffers.socket().set_ack_delay(None);
+        self.receiver.stop_delaying();
     }
 
-    /// Both directions are up, or were until one side closed.
+    /// Both directions are up, or were until the other side closed its own.
     pub(crate) fn may_send(&self) -> bool {
-        self.buffers.socket_ref().may_send()
+        matches!(self.state, State::Established | State::CloseWait)
     }
 
     /// A read would not say [`Read::Empty`].
     pub(crate) fn is_readable(&self) -> bool {
-        let socket = self.buffers.socket_ref();
-        socket.can_recv() || !socket.may_recv()
+        self.receiver.has_unread() || self.receiver.is_finished() || self.state == State::Closed
     }
 
     /// Unread bytes wait.
     pub(crate) fn has_unread(&self) -> bool {
-        self.buffers.socket_ref().can_recv()
+        self.receiver.has_unread()
     }
 
     /// The handshake is over (successfully).
     pub(crate) fn is_synchronized(&self) -> bool {
         !matches!(
-            self.buffers.socket_ref().state(),
+            self.state,
             State::Closed | State::Listen | State::SynSent | State::SynReceived
         )
     }
 
-    /// Nothing will happen any more. TIME-WAIT is not kept: a late segment gets a RST. LISTEN: the handshake
-    /// was taken back by a RST, and the next SYN makes a connection of its own.
+    /// Nothing will happen any more. LISTEN: what came was no SYN, and the next one makes a connection of its own.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(
-            self.buffers.socket_ref().state(),
-            State::Closed | State::TimeWait | State::Listen
-        )
+        matches!(self.state, State::Closed | State::Listen)
     }
 
     /// Bytes that wait to be sent or acknowledged.
     pub(crate) fn send_queue(&self) -> usize {
-        self.buffers.socket_ref().send_queue()
+        self.sender.queued()
     }
 
-    /// Size of the send ring.
+    /// How much may be buffered for sending.
     pub(crate) fn send_capacity(&self) -> usize {
-        self.buffers.socket_ref().send_capacity()
+        match self.share.pressure() {
+            Pressure::Low => SEND_BUFFER,
+            Pressure::High => LEAN_SEND_BUFFER,
+            Pressure::Full => LEAST_SEND_BUFFER,
+        }
     }
 
-    /// Gives the pages of empty rings back to the kernel.
+    /// How much has to be buffered for sending so that a long path is kept full: twice what may be under way.
+    pub(crate) fn send_demand(&self) -> usize {
+        match self.sender.rtt().min() {
+            Some(rtt) if rtt >= LONG_PATH => 2 * self.sender.congestion_window() as usize,
+            _ => 0,
+        }
+    }
+
+    /// Gives back memory that holds nothing.
     pub(crate) fn release(&mut self) {
-        self.buffers.release();
+        self.sender.release();
+        self.receiver.release();
+        self.account();
     }
 
-    /// There may be pages to give back.
-    pub(crate) fn holds_pages(&self) -> bool {
-        self.buffers.is_touched()
+    /// There may be memory to give back.
+    pub(crate) fn holds_memory(&self) -> bool {
+        self.share.held() > 0
+    }
+
+    fn allowance(&self) -> Allowance {
+        match self.share.pressure() {
+            Pressure::Low => Allowance::Ample,
+            Pressure::High => Allowance::Lean,
+            Pressure::Full => Allowance::None,
+        }
+    }
+
+    fn account(&mut self) {
+        self.share.set(self.sender.held() + self.receiver.held());
     }
 }
 
-/// What a host without any socket answers to `packet`: a RST, or nothing.
-pub(crate) fn refusal(local: IpAddr, now: Instant, packet: &[u8]) -> Vec<BytesMut> {
-    let mut out = Vec::new();
-    let Some(mut iface) = interface(local, now, 0, &mut out) else {
-        return out;
-    };
-    let mut wire = Wire {
-        rx: Some(packet),
-        out: &mut out,
-    };
-    iface.poll_ingress_single(now, &mut wire, &mut SocketSet::new(Vec::new()));
-    out
-}
-
-/// `None`: no host has this address, whoever says that it is ours; smoltcp panics at such.
-fn interface(local: IpAddr, now: Instant, seed: u64, out: &mut Vec<BytesMut>) -> Option<Interface> {
-    let local = IpAddress::from(local);
-    if !local.is_unicast() {
+/// What a host without any connection answers to `packet`, which is a TCP segment of `key`: a RST, or nothing.
+pub(crate) fn refusal(key: &FlowKey, packet: &[u8]) -> Option<BytesMut> {
+    let is_host = |ip| IpAddress::from(ip).is_unicast();
+    if !is_host(key.local.ip()) || !is_host(key.remote.ip()) {
         return None;
     }
-    let mut config = Config::new(HardwareAddress::Ip);
-    config.random_seed = seed; // initial sequence numbers come from here
-    let mut iface = Interface::new(config, &mut Wire { rx: None, out }, now);
-    iface.update_ip_addrs(|addrs| {
-        // Prefix length 0: every destination counts as reachable, so no route is needed.
-        addrs
-            .push(IpCidr::new(local, 0))
-            .expect("a new interface has room for an address");
-    });
-    Some(iface)
+    segment::refusal(key, &parse(packet)?)
 }
 
 #[cfg(test)]

@@ -8,10 +8,7 @@ use smoltcp::{
     wire::{IpAddress, IpProtocol, IpRepr, UdpPacket, UdpRepr},
 };
 
-use super::{
-    device::padded,
-    packet::{Header, UDP},
-};
+use super::packet::{Header, UDP, padded};
 use crate::wg::MTU;
 
 const HEADER: usize = 8;

@@ -14,13 +14,18 @@ use gotatun::noise::Tunn;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use crate::{key::NodePublic, netmap::Node};
+use crate::{key::NodePublic, netmap::Node, netstack::tcp::Pool};
+
+/// Bytes that the buffers of a peer's TCP connections may hold.
+const MEMORY: usize = 64 << 20;
 
 /// A peer with its session, if it has one.
 pub(crate) struct Peer {
     pub(crate) key: NodePublic,
     /// TCP connections of this peer that are not established yet.
     pub(crate) half_open: Arc<AtomicUsize>,
+    /// What the buffers of its TCP connections may hold.
+    pub(crate) memory: Arc<Pool>,
     pub(super) session: Mutex<Session>,
     node: ArcSwap<Node>,
     active: AtomicBool,
@@ -49,6 +54,7 @@ impl Peer {
         Self {
             key: node.key,
             half_open: Arc::default(),
+            memory: Pool::new(MEMORY),
             session: Mutex::new(Session {
                 tunn,
                 indices: Vec::new(),

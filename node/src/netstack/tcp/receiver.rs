@@ -1,0 +1,385 @@
+//! The receiving half: bytes in order, segments that came too early, the window, and when to acknowledge.
+
+use smoltcp::time::{Duration, Instant};
+
+use super::queue::Queue;
+
+/// An ACK waits this long for data to travel with.
+const ACK_DELAY: Duration = Duration::from_millis(10);
+/// The window that a connection begins with. It costs nothing until it is used.
+const INITIAL_WINDOW: usize = 256 << 10;
+/// Windows are announced in units of `1 << SHIFT` bytes (RFC 7323 §2)…
+pub(super) const SHIFT: u8 = 6;
+/// …so this is the largest one.
+pub(super) const MAX_WINDOW: usize = (u16::MAX as usize) << SHIFT;
+/// The window of a connection while memory is short.
+const LEAN_WINDOW: usize = 16 << 10;
+/// Ranges of bytes that came too early. A path that loses 2 % makes a few dozen of a full window.
+const MAX_AHEAD: usize = 128;
+
+/// How much may be buffered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Allowance {
+    /// As much as the peer can make use of.
+    Ample,
+    /// No more than the least.
+    Lean,
+    /// Nothing but what is needed to go on.
+    None,
+}
+
+/// Bytes that came too early.
+#[derive(Debug)]
+struct Range {
+    start: u64,
+    bytes: Queue,
+}
+
+impl Range {
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Receiver {
+    /// What the other side sends next.
+    next: u64,
+    unread: Queue,
+    /// By position; no two of them touch.
+    ahead: Vec<Range>,
+    /// Start of the range that grew last: it is reported first (RFC 2018 §4).
+    latest: u64,
+    /// What came again, for one report (RFC 2883).
+    duplicate: Option<(u64, u64)>,
+    /// Position of the FIN.
+    fin: Option<u64>,
+    /// The end of the window as announced last, and the furthest that ever was.
+    announced: u64,
+    promised: u64,
+    /// The window's size when nothing is unread.
+    window: usize,
+    growth: Growth,
+    /// The largest segment that has come.
+    segment: usize,
+    delays: bool,
+    ack: Ack,
+}
+
+/// What has to be acknowledged.
+#[derive(Debug, Default)]
+struct Ack {
+    /// Bytes since the last ACK.
+    bytes: usize,
+    /// ACKs that are due now. More than one only tell something to a sender without SACK.
+    owed: u32,
+    at: Option<Instant>,
+}
+
+/// Whether the window is what holds the sender back: then a whole one passes in a round trip.
+#[derive(Debug, Default)]
+struct Growth {
+    until: u64,
+    since: Option<Instant>,
+}
+
+impl Receiver {
+    pub(super) fn new() -> Self {
+        Self {
+            next: 0,
+            unread: Queue::default(),
+            ahead: Vec::new(),
+            latest: 0,
+            duplicate: None,
+            fin: None,
+            announced: 0,
+            promised: 0,
+            window: INITIAL_WINDOW,
+            growth: Growth::default(),
+            segment: 536,
+            delays: true,
+            ack: Ack::default(),
+        }
+    }
+
+    /// The SYN has come.
+    pub(super) fn open(&mut self) {
+        self.next = 1;
+        self.promised = 1;
+        self.announced = 1;
+    }
+
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    pub(super) fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// The other side has closed its half, and everything before has come.
+    pub(super) fn is_finished(&self) -> bool {
+        self.fin.is_some_and(|fin| self.next > fin)
+    }
+
+    pub(super) fn front(&self) -> &[u8] {
+        self.unread.front()
+    }
+
+    pub(super) fn take(&mut self, count: usize) {
+        self.unread.take(count);
+    }
+
+    /// Whether a segment is worth a look (RFC 9293 §3.10.7.4): part of it could be new. One that begins where
+    /// the window ends counts, since it may carry an acknowledgement; so does one that ends where we are.
+    pub(super) fn accepts(&self, start: u64, end: u64) -> bool {
+        end >= self.next && start <= self.promised
+    }
+
+    /// A RST with this position is one of somebody who knows where we are (RFC 5961 §3.2).
+    pub(super) fn is_exact(&self, start: u64) -> bool {
+        start == self.next
+    }
+
+    /// A segment that is worth no look: say where we are, and what came again (RFC 2883).
+    pub(super) fn reject(&mut self, start: u64, end: u64) {
+        if start < end && end <= self.next {
+            self.duplicate = Some((start, end));
+        }
+        self.acknowledge_now();
+    }
+
+    /// Takes the data of a segment. `true` if the FIN has come and nothing before it is missing.
+    pub(super) fn receive(
+        &mut self,
+        now: Instant,
+        start: u64,
+        data: &[u8],
+        fin: bool,
+        allowance: Allowance,
+        sack: bool,
+    ) -> bool {
+        let end = start + data.len() as u64;
+        if data.is_empty() && !fin {
+            return false;
+        }
+        self.segment = self.segment.max(data.len());
+        if fin && end <= self.promised && self.fin.is_none() {
+            self.fin = Some(end);
+        }
+        // A FIN is final: nothing stands behind it.
+        let limit = self.fin.map_or(self.promised, |fin| fin.min(self.promised));
+        let first = self.next.max(start);
+        let last = end.min(limit);
+        let useful = first < last && self.has_room(first, allowance);
+        if useful && start <= self.next {
+            self.append(
+                first,
+                &data[(first - start) as usize..(last - start) as usize],
+                now,
+            );
+        } else if useful {
+            self.keep(start, &data[..(last - start) as usize]);
+            self.ack.owed = if sack { 1 } else { self.ack.owed + 1 };
+        } else {
+            // Something old, or something that has no place: say where we are.
+            self.reject(start, end);
+        }
+        let finished = self.fin == Some(self.next);
+        if finished {
+            self.next += 1;
+            self.ack.owed = self.ack.owed.max(1);
+        }
+        finished
+    }
+
+    fn has_room(&self, first: u64, allowance: Allowance) -> bool {
+        match allowance {
+            Allowance::Ample => true,
+            Allowance::Lean => first == self.next || self.unread.len() < LEAN_WINDOW,
+            Allowance::None => first == self.next && self.unread.len() < 2 * self.segment,
+        }
+    }
+
+    /// Takes bytes that are next, and what they connect to.
+    fn append(&mut self, first: u64, data: &[u8], now: Instant) {
+        self.unread.push(data);
+        self.next = first + data.len() as u64;
+        let fills = !self.ahead.is_empty();
+        let reached = self.ahead.partition_point(|range| range.start <= self.next);
+        for mut range in self.ahead.drain(..reached) {
+            let known = self.next.saturating_sub(range.start) as usize;
+            range.bytes.take(known);
+            self.next += range.bytes.len() as u64;
+            self.unread.append(range.bytes);
+        }
+        self.ack.bytes += data.len();
+        if fills || !self.delays || self.ack.bytes >= 2 * self.segment {
+            self.ack.owed = self.ack.owed.max(1);
+        } else if self.ack.at.is_none() {
+            self.ack.at = Some(now + ACK_DELAY);
+        }
+    }
+
+    /// Keeps bytes that came too early.
+    fn keep(&mut self, start: u64, data: &[u8]) {
+        let end = start + data.len() as u64;
+        // All ranges that the new one overlaps or touches.
+        let from = self.ahead.partition_point(|range| range.end() < start);
+        let to = self.ahead.partition_point(|range| range.start <= end);
+        if from == to {
+            if self.ahead.len() < MAX_AHEAD {
+                let mut bytes = Queue::default();
+                bytes.push(data);
+                self.ahead.insert(from, Range { start, bytes });
+                self.latest = start;
+            }
+            return;
+        }
+        let known = |range: &Range| range.start <= start && end <= range.end();
+        if to == from + 1 && known(&self.ahead[from]) {
+            self.duplicate = Some((start, end));
+            return;
+        }
+        if start < self.ahead[from].start {
+            let mut bytes = Queue::default();
+            bytes.push(&data[..(self.ahead[from].start - start) as usize]);
+            self.ahead.insert(from, Range { start, bytes });
+            return self.join(from, to + 1, start, data);
+        }
+        self.join(from, to, start, data);
+    }
+
+    /// Makes one of the ranges `from..to`, between which `data` has what is missing.
+    fn join(&mut self, from: usize, to: usize, start: u64, data: &[u8]) {
+        let end = start + data.len() as u64;
+        let (first, others) = self.ahead.split_at_mut(from + 1);
+        let first = &mut first[from];
+        let fill = |first: &mut Range, until: u64| {
+            let until = until.min(end);
+            if first.end() < until {
+                first
+                    .bytes
+                    .push(&data[(first.end() - start) as usize..(until - start) as usize]);
+            }
+        };
+        for other in &mut others[..to - from - 1] {
+            fill(first, other.start);
+            first.bytes.append(std::mem::take(&mut other.bytes));
+        }
+        fill(first, end);
+        self.latest = first.start;
+        self.ahead.drain(from + 1..to);
+    }
+
+    /// There is something to report beside the acknowledgement.
+    pub(super) fn has_report(&self) -> bool {
+        self.duplicate.is_some() || !self.ahead.is_empty()
+    }
+
+    /// What to report with the next segment: a duplicate, then what came too early, the latest first.
+    pub(super) fn report(&mut self) -> [Option<(u64, u64)>; 3] {
+        let duplicate = self.duplicate.take();
+        let latest = self.ahead.iter().find(|range| range.start == self.latest);
+        let others = self.ahead.iter().filter(|range| range.start != self.latest).rev();
+        let ranges = latest.into_iter().chain(others);
+        let mut all = duplicate
+            .into_iter()
+            .chain(ranges.map(|range| (range.start, range.end())));
+        std::array::from_fn(|_| all.next())
+    }
+
+    /// The window to announce now, as a position. Its end never goes back, and moves on only by steps that are
+    /// worth it (RFC 9293 §3.8.6.2.2).
+    fn window_end(&self, allowance: Allowance) -> u64 {
+        let window = match allowance {
+            Allowance::Ample => self.window,
+            Allowance::Lean => LEAN_WINDOW,
+            Allowance::None => 2 * self.segment,
+        };
+        let end = self.next + window.saturating_sub(self.unread.len()) as u64;
+        let step = self.segment.min(window / 2) as u64;
+        if end >= self.promised + step {
+            end
+        } else {
+            self.promised.max(self.next)
+        }
+    }
+
+    /// The window field of a segment that leaves now; `shift` is 0 in a SYN and for a peer without scaling.
+    pub(super) fn announce(&mut self, allowance: Allowance, shift: u8) -> u16 {
+        let end = self.window_end(allowance);
+        let units = ((end - self.next) >> shift).min(u16::MAX.into());
+        self.announced = self.next + (units << shift);
+        self.promised = self.promised.max(self.announced);
+        units as u16
+    }
+
+    /// A segment with an acknowledgement has left.
+    pub(super) fn acknowledged(&mut self) {
+        self.ack.owed = self.ack.owed.saturating_sub(1);
+        self.ack.bytes = 0;
+        self.ack.at = None;
+    }
+
+    pub(super) fn acknowledge_now(&mut self) {
+        self.ack.owed = self.ack.owed.max(1);
+    }
+
+    /// From now on no ACK waits for data.
+    pub(super) fn stop_delaying(&mut self) {
+        self.delays = false;
+        if self.ack.at.is_some() {
+            self.acknowledge_now();
+        }
+    }
+
+    /// An ACK has to leave, or one that opens a window which was almost closed.
+    pub(super) fn owes_ack(&self, now: Instant, allowance: Allowance) -> bool {
+        self.ack.owed > 0 || self.ack.at.is_some_and(|at| at <= now) || self.opens_window(allowance)
+    }
+
+    fn opens_window(&self, allowance: Allowance) -> bool {
+        let left = self.announced.saturating_sub(self.next);
+        let gained = self.window_end(allowance).saturating_sub(self.announced);
+        !self.is_finished() && left < self.window as u64 / 8 && gained >= 2 * self.segment as u64
+    }
+
+    /// When [`Self::owes_ack`] becomes true.
+    pub(super) fn ack_at(&self) -> Option<Instant> {
+        self.ack.at
+    }
+
+    /// Lets the window grow when it is what holds the sender back, the reader keeps up, and memory allows.
+    pub(super) fn adapt(&mut self, now: Instant, rtt: Option<Duration>, allowance: Allowance) {
+        if self.next < self.growth.until {
+            return;
+        }
+        let since = self.growth.since.replace(now);
+        self.growth.until = self.next + self.window as u64;
+        let (Some(since), Some(rtt)) = (since, rtt) else {
+            return;
+        };
+        let keeps_up = self.unread.len() < self.window / 2;
+        if now - since <= rtt * 2 && keeps_up && allowance == Allowance::Ample {
+            self.window = (self.window * 2).min(MAX_WINDOW);
+        }
+    }
+
+    /// Gives back memory that holds nothing.
+    pub(super) fn release(&mut self) {
+        self.unread.release();
+        if self.ahead.is_empty() {
+            self.ahead = Vec::new();
+        }
+    }
+
+    /// Bytes of memory.
+    pub(super) fn held(&self) -> usize {
+        let ahead: usize = self.ahead.iter().map(|range| range.bytes.held()).sum();
+        self.unread.held() + ahead + self.ahead.capacity() * size_of::<Range>()
+    }
+}
+
+#[cfg(test)]
+mod tests;

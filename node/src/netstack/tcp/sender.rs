@@ -1,0 +1,665 @@
+//! The sending half: what waits, what is under way, when to send it again, and how much may be under way.
+//!
+//! Recovery is that of RFC 6675 with RACK-TLP finding the losses (RFC 8985); while it lasts, proportional rate
+//! reduction paces it (RFC 6937). Timestamps (RFC 7323 §3) are not used: round trips are measured segment by
+//! segment, and WireGuard has already dropped whatever is so old that it could be taken for something new.
+
+use smoltcp::time::{Duration, Instant};
+
+use super::{
+    cubic::Cubic,
+    queue::Queue,
+    rtt::Rtt,
+    scoreboard::{Delivered, Scoreboard},
+};
+
+/// Segments under way. Beyond it the owner's small writes are gathered into larger segments.
+const MAX_SEGMENTS: usize = 8192;
+/// A tail-loss probe doesn't leave earlier than this: the other side delays its ACK.
+const MIN_PROBE: Duration = Duration::from_millis(10);
+/// How long the other side may delay the ACK of a single segment (RFC 8985 §7.2).
+const MAX_ACK_DELAY: Duration = Duration::from_millis(200);
+/// The longest time between probes of a closed window.
+const MAX_PERSIST: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Sender {
+    queue: Queue,
+    /// Position of the queue's first byte.
+    first: u64,
+    /// Oldest position that is not acknowledged, and the next one that was never sent.
+    unacknowledged: u64,
+    next: u64,
+    /// A FIN follows the queue.
+    fin: bool,
+    /// The end of the other side's window, the largest it ever was, and the segment that told us.
+    window_end: u64,
+    max_window: u64,
+    window_from: (u64, u64),
+    segment: u64,
+    sack: bool,
+    board: Scoreboard,
+    rtt: Rtt,
+    cubic: Cubic,
+    recovery: Option<Recovery>,
+    undo: Option<Undo>,
+    timers: Timers,
+    probe: Option<Probe>,
+    /// ACKs that repeat the last one: without SACK they stand for segments that arrived.
+    repeated: u32,
+    persist_backoff: u32,
+    /// Send what fits the window even if it is little.
+    forced: bool,
+    /// The congestion window was what kept more from being sent.
+    limited: bool,
+    last_sent: Instant,
+    /// When something was acknowledged last, or began to wait for it.
+    progress: Instant,
+}
+
+/// A recovery lasts until everything is acknowledged that was under way when it began.
+#[derive(Debug)]
+struct Recovery {
+    end: u64,
+    /// `None` after a timeout: slow start decides then.
+    reduction: Option<Reduction>,
+}
+
+/// How to take back what a recovery did to the congestion window: when everything that was sent again turns out
+/// to have arrived twice, nothing was lost, only late (RFC 3708).
+#[derive(Debug)]
+struct Undo {
+    from: u64,
+    /// Bytes that were sent again and not reported as duplicates.
+    doubtful: u64,
+    before: Cubic,
+}
+
+/// Proportional rate reduction (RFC 6937).
+#[derive(Debug)]
+struct Reduction {
+    flight: u64,
+    delivered: u64,
+    sent: u64,
+    window: u64,
+}
+
+#[derive(Debug, Default)]
+struct Timers {
+    retransmit: Option<Instant>,
+    /// When a segment that is late becomes one that is lost.
+    reorder: Option<Instant>,
+    probe: Option<Instant>,
+    persist: Option<Instant>,
+}
+
+/// A tail-loss probe that is due or under way (RFC 8985 §7.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    Due,
+    Sent { end: u64, resent: bool },
+}
+
+/// What to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Transmission {
+    pub(super) start: u64,
+    /// Bytes of data.
+    pub(super) len: usize,
+    pub(super) syn: bool,
+    pub(super) fin: bool,
+    /// It is the last one for now.
+    pub(super) push: bool,
+}
+
+/// What an acknowledgement says, in positions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Acknowledgement {
+    /// Of the segment that carries it.
+    pub(super) seq: u64,
+    pub(super) until: u64,
+    /// Bytes, from `until` on.
+    pub(super) window: u64,
+    pub(super) sacked: [Option<(u64, u64)>; 3],
+    /// Without data, SYN or FIN.
+    pub(super) bare: bool,
+}
+
+impl Sender {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            queue: Queue::default(),
+            first: 1,
+            unacknowledged: 0,
+            next: 0,
+            fin: false,
+            window_end: 1,
+            max_window: 0,
+            window_from: (0, 0),
+            segment: 536,
+            sack: false,
+            board: Scoreboard::default(),
+            rtt: Rtt::default(),
+            cubic: Cubic::new(536),
+            recovery: None,
+            undo: None,
+            timers: Timers::default(),
+            probe: None,
+            repeated: 0,
+            persist_backoff: 0,
+            forced: false,
+            limited: false,
+            last_sent: now,
+            progress: now,
+        }
+    }
+
+    /// What the other side's SYN said: its largest segment and whether it reports what it has.
+    pub(super) fn agree(&mut self, segment: usize, sack: bool) {
+        self.segment = segment as u64;
+        self.sack = sack;
+        self.cubic = Cubic::new(self.segment);
+    }
+
+    pub(super) fn unacknowledged(&self) -> u64 {
+        self.unacknowledged
+    }
+
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    pub(super) fn max_window(&self) -> u64 {
+        self.max_window
+    }
+
+    pub(super) fn rtt(&self) -> &Rtt {
+        &self.rtt
+    }
+
+    pub(super) fn congestion_window(&self) -> u64 {
+        match &self.recovery {
+            Some(Recovery {
+                reduction: Some(reduction),
+                ..
+            }) => reduction.window,
+            _ => self.cubic.window(),
+        }
+    }
+
+    /// Bytes that wait to be sent or acknowledged.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Since when the other side has acknowledged nothing of what is under way.
+    pub(super) fn stalled_since(&self) -> Option<Instant> {
+        (!self.board.is_empty()).then_some(self.progress)
+    }
+
+    pub(super) fn push(&mut self, data: &[u8]) {
+        self.queue.push(data);
+    }
+
+    /// `len` bytes from `start` on, as they are queued.
+    pub(super) fn data(&self, start: u64, len: usize) -> [&[u8]; 2] {
+        self.queue.slices((start - self.first) as usize, len)
+    }
+
+    /// A FIN after what is queued.
+    pub(super) fn finish(&mut self) {
+        self.fin = true;
+    }
+
+    /// The FIN was sent and has arrived.
+    pub(super) fn is_finished(&self) -> bool {
+        self.fin && self.unacknowledged > self.data_end()
+    }
+
+    /// The SYN is sent (again) at once.
+    pub(super) fn repeat_syn(&mut self) {
+        if self.unacknowledged == 0 {
+            self.board.all_lost();
+        }
+    }
+
+    fn data_end(&self) -> u64 {
+        self.first + self.queue.len() as u64
+    }
+
+    // What comes in.
+
+    /// Takes an acknowledgement, which must not be of something that was never sent.
+    pub(super) fn acknowledged(&mut self, now: Instant, ack: Acknowledgement) {
+        let min_rtt = self.rtt.min().unwrap_or(Duration::ZERO);
+        let mut delivered = Delivered::at(now, min_rtt);
+        let flight = self.board.in_flight();
+        let window_moved = self.update_window(&ack);
+        let advanced = ack.until > self.unacknowledged;
+        let reported = self.take_duplicate_report(&ack);
+        if advanced {
+            self.board.acknowledged(ack.until, &mut delivered);
+            self.unacknowledged = ack.until;
+            let taken = ack.until.min(self.data_end()).saturating_sub(self.first);
+            self.queue.take(taken as usize);
+            self.first += taken;
+            self.progress = now;
+            self.rtt.reset_backoff();
+            self.repeated = 0;
+        } else if ack.bare && !window_moved && !self.board.is_empty() && ack.until == self.unacknowledged {
+            self.repeated += 1;
+        }
+        if self.sack {
+            self.board.sacked(reported.blocks, &mut delivered);
+        }
+        if let Some(rtt) = delivered.rtt {
+            self.rtt.measured(now, rtt);
+        }
+        self.end_probe(&ack, advanced, reported.duplicate, flight);
+        let partial = advanced
+            && self
+                .recovery
+                .as_ref()
+                .is_some_and(|recovery| recovery.reduction.is_some() && ack.until < recovery.end);
+        let lost = self.find_losses(now, partial);
+        self.recover(now, &delivered, advanced, lost, flight);
+        if advanced {
+            self.timers.retransmit = None;
+        }
+        self.arm(now, advanced);
+    }
+
+    /// RFC 9293 §3.10.7.4.
+    fn update_window(&mut self, ack: &Acknowledgement) -> bool {
+        if ack.until < self.unacknowledged || (ack.seq, ack.until) < self.window_from {
+            return false;
+        }
+        let end = ack.until + ack.window;
+        let moved = end != self.window_end;
+        self.window_from = (ack.seq, ack.until);
+        self.window_end = end;
+        self.max_window = self.max_window.max(ack.window);
+        if ack.window > 0 {
+            self.persist_backoff = 0;
+        }
+        if moved {
+            self.timers.persist = None;
+        }
+        moved
+    }
+
+    /// Finds a report of a duplicate in front of the others (RFC 2883 §4).
+    fn take_duplicate_report(&mut self, ack: &Acknowledgement) -> Reported {
+        let mut blocks = ack.sacked;
+        let [first, second, _] = blocks;
+        let duplicate = first.is_some_and(|(start, end)| {
+            end <= ack.until || second.is_some_and(|(outer, until)| outer <= start && end <= until)
+        });
+        if let Some(twice) = first.filter(|_| duplicate) {
+            self.board.duplicated(ack.until, self.next);
+            self.undo(twice);
+            blocks = [second, blocks[2], None];
+        }
+        // Nothing but what was sent can have arrived.
+        let sent = |(start, end): &(u64, u64)| ack.until < *end && start < end && *end <= self.next;
+        Reported {
+            blocks: blocks.map(|block| block.filter(sent)),
+            duplicate,
+        }
+    }
+
+    fn undo(&mut self, (start, end): (u64, u64)) {
+        let Some(undo) = &mut self.undo else { return };
+        if start < undo.from {
+            return;
+        }
+        undo.doubtful = undo.doubtful.saturating_sub(end.saturating_sub(start));
+        if undo.doubtful == 0
+            && self.board.lost() == 0
+            && let Some(undo) = self.undo.take()
+        {
+            self.cubic = undo.before;
+            self.recovery = None;
+        }
+    }
+
+    /// RFC 8985 §7.4.
+    fn end_probe(&mut self, ack: &Acknowledgement, advanced: bool, duplicate: bool, flight: u64) {
+        let Some(Probe::Sent { end, resent }) = self.probe else {
+            return;
+        };
+        if ack.until < end {
+            return;
+        }
+        // What the probe repeated arrived twice if a duplicate is reported or the ACK is.
+        let harmless = !resent || duplicate || ack.bare && !advanced;
+        if harmless || ack.until > end {
+            self.probe = None;
+        }
+        if !harmless && ack.until > end && self.recovery.is_none() {
+            self.cubic.lost(flight); // it repaired a loss
+        }
+    }
+
+    /// `partial`: an ACK within a recovery, which without SACK shows the next hole.
+    fn find_losses(&mut self, now: Instant, partial: bool) -> bool {
+        if !self.sack {
+            if self.repeated == 3 && self.recovery.is_none() || partial {
+                self.board.first_is_lost();
+                return true;
+            }
+            return false;
+        }
+        if !self.board.has_sacked() && self.recovery.is_none() {
+            self.timers.reorder = None;
+            return false;
+        }
+        let min_rtt = self.rtt.min().unwrap_or(Duration::ZERO);
+        let smoothed = self.rtt.smoothed().unwrap_or(Duration::ZERO);
+        let recovering = self.recovery.is_some();
+        let (lost, again) = self.board.find_losses(now, min_rtt, smoothed, recovering);
+        self.timers.reorder = again;
+        lost
+    }
+
+    /// Begins, goes on with or ends a recovery; otherwise the window grows.
+    fn recover(&mut self, now: Instant, delivered: &Delivered, advanced: bool, lost: bool, flight: u64) {
+        if let Some(recovery) = &self.recovery
+            && self.unacknowledged >= recovery.end
+        {
+            self.recovery = None;
+            self.repeated = 0;
+            self.board.recovered();
+        }
+        if lost && self.recovery.is_none() {
+            self.begin_undo();
+            self.cubic.lost(flight);
+            self.recovery = Some(Recovery {
+                end: self.next,
+                reduction: Some(Reduction {
+                    flight: (self.next - self.unacknowledged).max(1),
+                    delivered: 0,
+                    sent: 0,
+                    window: 0,
+                }),
+            });
+            self.probe = None;
+        }
+        let threshold = self.cubic.threshold();
+        match &mut self.recovery {
+            Some(Recovery {
+                reduction: Some(reduction),
+                ..
+            }) => {
+                // Without SACK, an ACK that repeats the last one stands for a segment.
+                let bytes = if self.sack || advanced {
+                    delivered.bytes
+                } else {
+                    self.segment
+                };
+                let pipe = self.board.in_flight();
+                reduction.delivered += bytes;
+                let more = if pipe > threshold {
+                    let due = (reduction.delivered * threshold).div_ceil(reduction.flight);
+                    due.saturating_sub(reduction.sent)
+                } else {
+                    let unspent = reduction.delivered.saturating_sub(reduction.sent);
+                    // One more only if this ACK is a sign of success (RFC 6937bis).
+                    let bonus = if advanced && !lost { self.segment } else { 0 };
+                    (threshold - pipe).min(unspent.max(bytes) + bonus)
+                };
+                // The first retransmission doesn't wait.
+                let more = if reduction.sent == 0 {
+                    more.max(self.segment)
+                } else {
+                    more
+                };
+                reduction.window = pipe + more;
+            }
+            _ => {
+                let slow = self.cubic.is_slow_start() && flight * 2 > self.cubic.window();
+                if delivered.bytes > 0 && (self.limited || slow) {
+                    let rtt = self.rtt.smoothed().unwrap_or(Duration::ZERO);
+                    self.cubic.acknowledged(now, delivered.bytes, rtt);
+                }
+            }
+        }
+    }
+
+    fn begin_undo(&mut self) {
+        self.undo = Some(Undo {
+            from: self.unacknowledged,
+            doubtful: 0,
+            before: self.cubic.clone(),
+        });
+    }
+
+    // Time.
+
+    /// When [`Self::run_timers`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let Timers {
+            retransmit,
+            reorder,
+            probe,
+            persist,
+        } = self.timers;
+        [retransmit, reorder, probe, persist].into_iter().flatten().min()
+    }
+
+    /// Does what is due. `true` if the other side has to be asked for its window.
+    pub(super) fn run_timers(&mut self, now: Instant) -> bool {
+        let due = |timer: &mut Option<Instant>| timer.take_if(|at| *at <= now).is_some();
+        if due(&mut self.timers.reorder) {
+            let flight = self.board.in_flight();
+            let lost = self.find_losses(now, false);
+            self.recover(now, &Delivered::at(now, Duration::ZERO), false, lost, flight);
+        }
+        if due(&mut self.timers.probe) && self.probe.is_none() {
+            self.probe = Some(Probe::Due);
+        }
+        if due(&mut self.timers.retransmit) {
+            self.time_out();
+        }
+        if !due(&mut self.timers.persist) {
+            return false;
+        }
+        self.persist_backoff = (self.persist_backoff + 1).min(10);
+        self.forced = self.window_end > self.next;
+        !self.forced
+    }
+
+    /// RFC 6298 §5.
+    fn time_out(&mut self) {
+        if self.board.is_empty() {
+            return;
+        }
+        // A lost SYN says nothing about how much fits the path.
+        if self.unacknowledged > 0 && !matches!(self.recovery, Some(Recovery { reduction: None, .. })) {
+            self.begin_undo();
+            self.cubic.timed_out(self.board.in_flight() + self.board.lost());
+        }
+        self.rtt.back_off();
+        self.board.all_lost();
+        self.recovery = Some(Recovery {
+            end: self.next,
+            reduction: None,
+        });
+        self.probe = None;
+        self.repeated = 0;
+        self.timers.reorder = None;
+        self.timers.probe = None;
+    }
+
+    /// Sets the timers after something was sent or acknowledged.
+    fn arm(&mut self, now: Instant, anew: bool) {
+        if self.board.is_empty() {
+            self.timers = Timers {
+                persist: self.timers.persist,
+                ..Timers::default()
+            };
+            return;
+        }
+        let timeout = self.rtt.timeout();
+        let retransmit = *self.timers.retransmit.get_or_insert(now + timeout);
+        let probes =
+            self.sack && self.unacknowledged > 0 && self.recovery.is_none() && !self.board.has_sacked();
+        if !probes || self.probe.is_some() {
+            self.timers.probe = None;
+        } else if anew || self.timers.probe.is_none() {
+            let smoothed = self.rtt.smoothed().unwrap_or(timeout / 2);
+            let single = self.board.in_flight() <= self.segment;
+            let slack = if single { MAX_ACK_DELAY } else { Duration::ZERO };
+            let at = now + (smoothed * 2 + slack).max(MIN_PROBE);
+            self.timers.probe = (at < retransmit).then_some(at);
+        }
+    }
+
+    // What goes out.
+
+    /// The next segment to send now, if any. It counts as sent.
+    pub(super) fn transmit(&mut self, now: Instant) -> Option<Transmission> {
+        if self.probe == Some(Probe::Due) {
+            return self.send_probe(now);
+        }
+        let room = self.congestion_window().saturating_sub(self.board.in_flight());
+        if let Some((start, end)) = self.board.first_lost() {
+            let first = self.board.in_flight() == 0;
+            if end - start > room && !first {
+                return None;
+            }
+            return Some(self.send_again(start, end, now));
+        }
+        if self.next == 0 {
+            return Some(self.send_new(1, now));
+        }
+        let len = self.sendable()?;
+        if self.board.in_flight() == 0 && self.board.is_empty() {
+            if now - self.last_sent > self.rtt.timeout() {
+                self.cubic.idle();
+            }
+        } else if len > room || self.board.segments() >= MAX_SEGMENTS {
+            self.limited = true;
+            return None;
+        }
+        self.forced = false;
+        self.timers.persist = None;
+        Some(self.send_new(len, now))
+    }
+
+    /// Positions of new data (and the FIN) that the other side's window lets us send in one segment.
+    fn sendable(&mut self) -> Option<u64> {
+        if self.unacknowledged == 0 {
+            return None; // until the SYN is acknowledged
+        }
+        let end = self.data_end();
+        let waiting = end.saturating_sub(self.next);
+        let usable = self.window_end.saturating_sub(self.next);
+        let fin = self.fin && self.next <= end;
+        let len = waiting.min(self.segment).min(usable);
+        if len == 0 && !(fin && waiting == 0 && usable > 0) {
+            self.limited = false;
+            return None;
+        }
+        // Nothing silly (RFC 9293 §3.8.6.2.1): a segment is full, the last one, or half of the window.
+        if len < self.segment && len < waiting && len < self.max_window / 2 && !self.forced {
+            self.limited = false;
+            return None;
+        }
+        let with_fin = fin && len == waiting && usable > len;
+        Some(len + u64::from(with_fin))
+    }
+
+    fn send_new(&mut self, len: u64, now: Instant) -> Transmission {
+        let start = self.next;
+        if self.board.is_empty() {
+            self.progress = now;
+        }
+        self.board.push(start, start + len, now);
+        self.next += len;
+        self.sent(start, start + len, now)
+    }
+
+    fn send_again(&mut self, start: u64, end: u64, now: Instant) -> Transmission {
+        self.board.resent(start, now);
+        if let Some(undo) = &mut self.undo {
+            undo.doubtful += end - start;
+        }
+        if start == self.unacknowledged {
+            self.timers.retransmit = None; // counts from here
+        }
+        self.sent(start, end, now)
+    }
+
+    fn sent(&mut self, start: u64, end: u64, now: Instant) -> Transmission {
+        if let Some(Recovery {
+            reduction: Some(reduction),
+            ..
+        }) = &mut self.recovery
+        {
+            reduction.sent += end - start;
+        }
+        self.last_sent = now;
+        self.arm(now, true);
+        let data_end = self.data_end();
+        let syn = start == 0;
+        let fin = self.fin && end > data_end;
+        Transmission {
+            start,
+            len: if syn {
+                0
+            } else {
+                (end.min(data_end) - start) as usize
+            },
+            syn,
+            fin,
+            push: end >= data_end,
+        }
+    }
+
+    /// New data if there is some, else the last segment once more (RFC 8985 §7.3).
+    fn send_probe(&mut self, now: Instant) -> Option<Transmission> {
+        self.probe = None;
+        let (start, end) = self.board.last()?;
+        let new = self.sendable();
+        self.probe = Some(Probe::Sent {
+            end: self.next + new.unwrap_or(0),
+            resent: new.is_none(),
+        });
+        // The timeout counts from the probe on.
+        self.timers.retransmit = None;
+        Some(match new {
+            Some(len) => self.send_new(len, now),
+            None => self.send_again(start, end, now),
+        })
+    }
+
+    /// Everything that may be sent was. If a closed (or too small) window is what holds back the rest, it must
+    /// be asked for.
+    pub(super) fn wait_for_window(&mut self, now: Instant) {
+        let waits = self.unacknowledged > 0
+            && self.board.is_empty()
+            && (self.next < self.data_end() || self.fin && self.next == self.data_end());
+        if waits && self.timers.persist.is_none() {
+            let wait = self.rtt.timeout() * (1 << self.persist_backoff);
+            self.timers.persist = Some(now + wait.min(MAX_PERSIST));
+        }
+    }
+
+    /// Gives back memory that holds nothing.
+    pub(super) fn release(&mut self) {
+        self.queue.release();
+        self.board.release();
+    }
+
+    /// Bytes of memory.
+    pub(super) fn held(&self) -> usize {
+        self.queue.held() + self.board.held()
+    }
+}
+
+/// What an acknowledgement reports.
+struct Reported {
+    blocks: [Option<(u64, u64)>; 3],
+    duplicate: bool,
+}
