@@ -4,10 +4,12 @@ use super::*;
 
 mod chaos;
 mod ends;
+mod gvisor;
 mod linux;
 mod recovery;
 mod segments;
 mod sim;
+mod wire;
 
 /// Memory of which nobody runs out.
 fn ample() -> Share {

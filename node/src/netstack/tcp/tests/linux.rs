@@ -1,10 +1,8 @@
 //! Against Linux's own TCP, behind a tun device in a network namespace of its own.
 
 use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
     io::{Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     os::fd::AsRawFd,
     process::Command,
     thread,
@@ -12,51 +10,33 @@ use std::{
 
 use smoltcp::phy::{self, Device, Medium, RxToken, TunTapInterface, TxToken};
 
-use super::*;
-use crate::netstack::packet::{Header, Segment};
+use super::{
+    wire::{FAIR, FOUL, Link, OURS, PATIENCE, THEIRS, Weather, Wire},
+    *,
+};
 
 /// Says that the process is in the namespace.
 const INSIDE: &str = "POSTERN_TCP_INSIDE";
-const OURS: [u8; 4] = [100, 64, 7, 1];
-const THEIRS: [u8; 4] = [100, 64, 7, 2];
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 
-/// What the path between the two does to packets, in both directions.
-#[derive(Clone, Copy)]
-struct Weather {
-    delay: Duration,
-    /// Of 1,000 packets so many are lost, or come this much later.
-    loss: u32,
-    late: u32,
-}
+impl Link for TunTapInterface {
+    fn receive(&mut self) -> Option<Vec<u8>> {
+        let (packet, _) = Device::receive(self, Instant::ZERO)?;
+        Some(packet.consume(<[u8]>::to_vec))
+    }
 
-const FAIR: Weather = Weather {
-    delay: Duration::ZERO,
-    loss: 0,
-    late: 0,
-};
-const FOUL: Weather = Weather {
-    delay: Duration::from_millis(5),
-    loss: 15,
-    late: 50,
-};
+    fn send(&mut self, packet: &[u8]) {
+        if let Some(token) = self.transmit(Instant::ZERO) {
+            token.consume(packet.len(), |buffer| buffer.copy_from_slice(packet));
+        }
+    }
 
-/// When a packet arrives, its number, and whether it comes to us.
-type UnderWay = (Instant, u64, bool, Vec<u8>);
-
-/// A machine of ours at the end of a wire to Linux.
-struct Wire {
-    tun: TunTapInterface,
-    tcp: Option<Tcp>,
-    weather: Weather,
-    start: std::time::Instant,
-    random: fastrand::Rng,
-    under_way: BinaryHeap<Reverse<UnderWay>>,
-    count: u64,
+    fn wait(&mut self, most: Duration) {
+        phy::wait(self.as_raw_fd(), Some(most)).unwrap();
+    }
 }
 
 /// Runs `test`, which is called `name`, in a namespace of its own, where it makes the wire.
-fn isolated(name: &str, weather: Weather, test: impl FnOnce(Wire)) {
+fn isolated(name: &str, weather: Weather, test: impl FnOnce(Wire<TunTapInterface>)) {
     if std::env::var_os(INSIDE).is_none() {
         let this = std::env::current_exe().unwrap();
         let path = format!("netstack::tcp::tests::linux::{name}");
@@ -84,124 +64,8 @@ fn isolated(name: &str, weather: Weather, test: impl FnOnce(Wire)) {
         let done = Command::new(words.next().unwrap()).args(words).status();
         assert!(done.expect("ip (iproute2) is needed").success(), "{command}");
     }
-    test(Wire {
-        tun: TunTapInterface::new("wire", Medium::Ip).expect("/dev/net/tun is needed"),
-        tcp: None,
-        weather,
-        start: std::time::Instant::now(),
-        random: fastrand::Rng::with_seed(1),
-        under_way: BinaryHeap::new(),
-        count: 0,
-    });
-}
-
-impl Wire {
-    fn now(&self) -> Instant {
-        Instant::from_micros(self.start.elapsed().as_micros() as i64)
-    }
-
-    fn dial(&mut self, to: SocketAddr) {
-        let key = FlowKey {
-            local: (OURS, 40_000).into(),
-            remote: to,
-        };
-        self.tcp = Tcp::connecting(&key, ample(), self.now(), fastrand::u64(..));
-    }
-
-    fn carry(&mut self, inwards: bool, packet: Vec<u8>) {
-        if self.random.u32(..1000) < self.weather.loss {
-            return;
-        }
-        let late = self.random.u32(..1000) < self.weather.late;
-        let at = self.now()
-            + self.weather.delay
-            + if late {
-                self.weather.delay / 2
-            } else {
-                Duration::ZERO
-            };
-        self.count += 1;
-        self.under_way.push(Reverse((at, self.count, inwards, packet)));
-    }
-
-    fn arrive(&mut self, packet: &[u8], out: &mut Vec<BytesMut>) {
-        let Some(header) =
-            Header::parse(packet).filter(|header| header.proto == crate::netstack::packet::TCP)
-        else {
-            return;
-        };
-        let segment = Segment::parse(&packet[header.payload.clone()]).unwrap();
-        let (key, now) = (header.flow(&segment), self.now());
-        if self.tcp.is_none() && segment.is_opening() {
-            self.tcp = Tcp::listening(&key, ample(), now, fastrand::u64(..));
-        }
-        match &mut self.tcp {
-            Some(tcp) if tcp.key == key => tcp.ingress(now, packet, out),
-            _ => out.extend(refusal(&key, packet)),
-        }
-    }
-
-    /// Carries packets until `act` says that it is done.
-    fn run(&mut self, mut act: impl FnMut(&mut Tcp) -> bool) {
-        loop {
-            assert!(self.start.elapsed() < PATIENCE, "it takes too long");
-            let mut out = Vec::new();
-            while let Some((packet, _)) = self.tun.receive(self.now()) {
-                let packet = packet.consume(<[u8]>::to_vec);
-                self.carry(true, packet);
-            }
-            let now = self.now();
-            while let Some(Reverse((at, ..))) = self.under_way.peek()
-                && *at <= now
-                && let Some(Reverse((_, _, inwards, packet))) = self.under_way.pop()
-            {
-                if inwards {
-                    self.arrive(&packet, &mut out);
-                } else if let Some(token) = self.tun.transmit(now) {
-                    // Without WireGuard's padding.
-                    let len = Header::parse(&packet).unwrap().payload.end;
-                    token.consume(len, |buffer| buffer.copy_from_slice(&packet[..len]));
-                }
-            }
-            let mut done = false;
-            if let Some(tcp) = &mut self.tcp {
-                done = act(tcp);
-                tcp.egress(now, &mut out);
-            }
-            for packet in out {
-                self.carry(false, packet.to_vec());
-            }
-            if done {
-                return;
-            }
-            let timer = self.tcp.as_ref().and_then(Tcp::poll_at);
-            let arrival = self.under_way.peek().map(|Reverse((at, ..))| *at);
-            let next = [timer, arrival].into_iter().flatten().min();
-            let wait = next.map_or(Duration::from_millis(50), |next| {
-                if next > now { next - now } else { Duration::ZERO }
-            });
-            phy::wait(self.tun.as_raw_fd(), Some(wait)).unwrap();
-        }
-    }
-
-    /// Sends back what comes, then closes its half, until the end.
-    fn echo(&mut self) {
-        let mut pending = Vec::new();
-        self.run(|tcp| {
-            if pending.is_empty() {
-                let read = tcp.read(|bytes| {
-                    pending.extend_from_slice(bytes);
-                    bytes.len()
-                });
-                if read == Read::Eof {
-                    tcp.close();
-                }
-            }
-            let written = tcp.write(&pending);
-            pending.drain(..written);
-            tcp.is_over() || tcp.state == State::TimeWait
-        });
-    }
+    let tun = TunTapInterface::new("wire", Medium::Ip).expect("/dev/net/tun is needed");
+    test(Wire::new(tun, weather));
 }
 
 /// Linux connects, sends everything while it reads everything back.

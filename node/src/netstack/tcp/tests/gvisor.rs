@@ -1,0 +1,152 @@
+//! Against the TCP that Go's nodes use (gVisor's, set up as Tailscale does it), in a process of its own.
+
+use std::{
+    io::{BufReader, Read as _, Write as _},
+    path::Path,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        OnceLock,
+        mpsc::{Receiver, sync_channel},
+    },
+    thread,
+};
+
+use super::{
+    wire::{FAIR, FOUL, Link, THEIRS, Weather, Wire},
+    *,
+};
+
+/// Packets through the process's pipes.
+struct Pipes {
+    input: ChildStdin,
+    output: Receiver<Vec<u8>>,
+    next: Option<Vec<u8>>,
+    process: Child,
+}
+
+impl Pipes {
+    fn start(args: &[&str]) -> Self {
+        static PROGRAM: OnceLock<tempfile::TempDir> = OnceLock::new();
+        let folder = PROGRAM.get_or_init(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../e2e/lab/tailnet");
+            let mut go = Command::new("go");
+            go.current_dir(source).env("CGO_ENABLED", "0");
+            go.args(["build", "-mod=readonly", "-o"])
+                .arg(folder.path())
+                .arg("./gvisor");
+            assert!(go.status().expect("Go is needed").success());
+            folder
+        });
+        let mut process = Command::new(folder.path().join("gvisor"))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(process.stdout.take().unwrap());
+        let (sender, output) = sync_channel(4096);
+        // Ends with the process.
+        thread::spawn(move || {
+            let mut length = [0; 2];
+            while out.read_exact(&mut length).is_ok() {
+                let mut packet = vec![0; u16::from_be_bytes(length).into()];
+                if out.read_exact(&mut packet).is_err() || sender.send(packet).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            input: process.stdin.take().unwrap(),
+            output,
+            next: None,
+            process,
+        }
+    }
+
+    fn has_succeeded(&mut self) -> bool {
+        let status = self.process.try_wait().unwrap();
+        status.is_some_and(|status| {
+            assert!(status.success(), "Go is not content");
+            true
+        })
+    }
+}
+
+impl Drop for Pipes {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Link for Pipes {
+    fn receive(&mut self) -> Option<Vec<u8>> {
+        self.next.take().or_else(|| self.output.try_recv().ok())
+    }
+
+    fn send(&mut self, packet: &[u8]) {
+        let length = (packet.len() as u16).to_be_bytes();
+        // A process that has ended needs no packets.
+        let _ = self.input.write_all(&[&length, packet].concat());
+    }
+
+    fn wait(&mut self, most: Duration) {
+        self.next = self.output.recv_timeout(most.into()).ok();
+    }
+}
+
+#[test]
+fn go_connects_and_gets_everything_back() {
+    for (weather, bytes) in [(FAIR, "8000000"), (FOUL, "1500000")] {
+        let mut wire = Wire::new(Pipes::start(&["dial", bytes]), weather);
+        wire.echo();
+        while !wire.link.has_succeeded() {
+            wire.link.wait(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Sends so much while it reads it back; returns MiB per second towards Go and from it.
+fn exchange(weather: Weather, bytes: usize) -> f64 {
+    let mut wire = Wire::new(Pipes::start(&[]), weather);
+    let data = pattern(bytes, 8);
+    let (mut written, mut got) = (0, Vec::new());
+    wire.dial((THEIRS, 81).into());
+    let begin = std::time::Instant::now();
+    wire.run(|tcp| {
+        written += tcp.write(&data[written..]);
+        if written == data.len() && tcp.may_send() {
+            tcp.close();
+        }
+        let read = tcp.read(|bytes| {
+            got.extend_from_slice(bytes);
+            bytes.len()
+        });
+        read == Read::Eof
+    });
+    assert!(got == data);
+    bytes as f64 / (1 << 20) as f64 / begin.elapsed().as_secs_f64()
+}
+
+#[test]
+fn go_accepts_and_sends_everything_back() {
+    for (loss, ms, bytes) in [
+        (0, 0, 8 << 20),
+        (10, 1, 3 << 20),
+        (20, 5, 1 << 20),
+        (10, 25, 1 << 19),
+    ] {
+        let weather = Weather {
+            delay: Duration::from_millis(ms),
+            loss,
+            late: 0,
+        };
+        let rate = exchange(weather, bytes);
+        println!(
+            "{:>4.1} % loss, {:>2} ms: {rate:.2} MiB/s there and back",
+            f64::from(loss) / 10.0,
+            2 * ms
+        );
+    }
+}
