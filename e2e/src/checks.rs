@@ -226,7 +226,6 @@ fn chart(lab: &Lab) -> Result<Count> {
 /// Runs the `e2e` binary, shows what it says, and takes its closing line.
 fn end_to_end(lab: &Lab, filter: Option<&str>) -> Result<Count> {
     command::output(cargo(lab).args(["build", "--package", "postern-e2e", "--bin", "e2e"]))?;
-    command::output(cargo(lab).args(["build", "--package", "postern-node", "--examples"]))?;
     let mut tests = cargo(lab);
     tests
         .args(["run", "--quiet", "--package", "postern-e2e", "--bin", "e2e", "--"])

@@ -200,11 +200,6 @@ fn drop_older(lab: &Lab, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// An example of the node's crate, as `cargo build --examples` leaves it.
-pub fn example(lab: &Lab, name: &str) -> PathBuf {
-    target_folder(lab).join("debug/examples").join(name)
-}
-
 fn target_folder(lab: &Lab) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| lab.tree.join("target"), PathBuf::from)
 }

@@ -10,7 +10,6 @@ mod definitions;
 mod first_light;
 mod headscale;
 mod image;
-mod node_examples;
 mod removal;
 mod resilience;
 mod rights;
@@ -35,7 +34,6 @@ fn tests() -> Vec<Test> {
         removal::TESTS,
         sidecar::TESTS,
         image::TESTS,
-        node_examples::TESTS,
         headscale::TESTS,
         strict_control::TESTS,
         resilience::TESTS,

@@ -71,9 +71,9 @@ async fn serve(mut listener: ServiceListener, node: Node) {
 fn config() -> Result<Config, Error> {
     let default = Config::from_env()?;
     Ok(Config {
-        hostname: env::var("TS_HOSTNAME").unwrap_or_else(|_| "clock".to_owned()),
+        hostname: env::var("TS_HOSTNAME").unwrap_or_else(|_| "clock-host".to_owned()),
         control_url: env::args().nth(1).unwrap_or_else(|| default.control_url.clone()),
-        acme_directory: env::var("ACME_DIRECTORY").unwrap_or_else(|_| default.acme_directory.clone()),
+        acme_directory: env::var("TS_DEBUG_ACME_DIRECTORY_URL").unwrap_or_else(|_| default.acme_directory.clone()),
         ..default
     })
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::lab::{Lab, eventually, with_lab};
 
 /// Where cargo has put it, beside this test.
-fn example(name: &str) -> PathBuf {
+pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test
         .parent()
@@ -21,7 +21,7 @@ fn example(name: &str) -> PathBuf {
 }
 
 /// What alice's Go client gets, once the example answers.
-async fn page(lab: &Lab, url: &str) -> Value {
+pub async fn page(lab: &Lab, url: &str) -> Value {
     let mut page = Value::Null;
     eventually(url, async || {
         page = lab.fetch("alice", url).await;

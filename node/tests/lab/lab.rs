@@ -29,6 +29,8 @@ pub const SOON: Duration = Duration::from_secs(30);
 
 pub const CONTROL: &str = "http://127.0.0.1:9911";
 const ADMIN: &str = "127.0.0.1:9912";
+/// Where the internet reaches Funnel.
+pub const EDGE: &str = "127.0.0.1:9985";
 const CLIENTS: &str = "127.0.0.1:9920";
 
 pub struct Lab {
@@ -150,6 +152,51 @@ impl Lab {
         );
         self.answers(CLIENTS, "/healthz").await;
         pid
+    }
+
+    /// Funnel's edge, a Go node: who connects to [`EDGE`] is brought to the node that TLS names.
+    pub async fn start_edge(&mut self) -> u32 {
+        let dir = self.path("edge");
+        let arguments = [
+            "edge",
+            "-hostname",
+            "edge",
+            "-authkey",
+            "tskey-auth-carol",
+            "-listen",
+            EDGE,
+            "-dir",
+            dir.to_str().unwrap(),
+        ];
+        let pid = self.start(&programs().join("peer"), &arguments, &[]);
+        self.says(pid, "serving").await;
+        pid
+    }
+
+    /// A Go node that sends a datagram until it comes back.
+    pub fn start_udp_client(&mut self, to: &str) -> u32 {
+        let dir = self.path("udp-client");
+        let arguments = [
+            "udp",
+            "-hostname",
+            "udp-client",
+            "-to",
+            to,
+            "-dir",
+            dir.to_str().unwrap(),
+        ];
+        self.start(&programs().join("peer"), &arguments, &[])
+    }
+
+    /// Waits until the program's log has this text.
+    pub async fn says(&self, pid: u32, text: &str) {
+        eventually(text, async || self.log(pid).contains(text)).await;
+    }
+
+    /// What the program has said.
+    pub fn log(&self, pid: u32) -> String {
+        let number = self.programs.iter().position(|child| child.id() == pid).unwrap();
+        std::fs::read_to_string(self.path(&format!("log-{number}"))).unwrap()
     }
 
     /// One of our examples, logged in by this key.

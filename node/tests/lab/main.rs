@@ -7,8 +7,10 @@
 #![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod examples;
+mod funnel;
 mod joining;
 mod lab;
 mod namespace;
 mod questions;
+mod service;
 mod takeover;
