@@ -89,7 +89,7 @@ pub struct RecentPeer {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The store itself failed.
-    #[error("{action} {what}")]
+    #[error("{action} {what}: {source}")]
     Io {
         /// What was tried: "read", "write", "lock".
         action: &'static str,

@@ -212,8 +212,8 @@ fn lock(dir: &Path) -> Result<File, StateError> {
         }
     }
     let pid = format!("{}\n", std::process::id());
-    let written = file.set_len(0).and_then(|()| file.write_all(pid.as_bytes()));
-    written.map_err(fail())?;
+    // The pid is for people: a full disk must not keep a node that has its state from starting.
+    let _ = file.set_len(0).and_then(|()| file.write_all(pid.as_bytes()));
     Ok(file)
 }
 
@@ -237,7 +237,12 @@ fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> StateErr
     move |error| StateError::Io {
         action,
         what: what.clone(),
-        source: error.into(),
+        source: match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                format!("{error}; free some space, it is tried again").into()
+            }
+            _ => error.into(),
+        },
     }
 }
 

@@ -120,17 +120,19 @@ fn device(view: &View, report: &NameReport) -> Option<(&'static str, String)> {
     };
     match report.phase {
         Phase::Serving => None,
-        Phase::Connecting => Some((
-            reasons::PENDING,
-            because("the node is connecting to the coordination server"),
-        )),
+        Phase::Connecting => {
+            let server = (view.record.as_ref())
+                .map(|record| format!(" (spec.loginServer of Tailnet {})", record.tailnet))
+                .unwrap_or_default();
+            let text = format!("the node is connecting to the coordination server{server}");
+            Some((reasons::PENDING, because(&text)))
+        }
         Phase::NeedsLogin => {
-            let problem = view.record.as_ref().and_then(|record| record.problem.clone());
-            let text = because("the coordination server asks for a login or refused the auth key");
-            Some((
-                reasons::NEEDS_LOGIN,
-                problem.map_or_else(|| text.clone(), |problem| format!("{text}; {problem}")),
-            ))
+            let mut text = because("the coordination server asks for a login or refused the auth key");
+            if let Some(step) = view.record.as_ref().and_then(login_step) {
+                text = format!("{text}; {step}");
+            }
+            Some((reasons::NEEDS_LOGIN, text))
         }
         Phase::NeedsApproval => Some((
             reasons::NEEDS_APPROVAL,
@@ -160,6 +162,18 @@ fn device(view: &View, report: &NameReport) -> Option<(&'static str, String)> {
         }
         Phase::Draining => Some((reasons::PENDING, because("the replica is leaving"))),
     }
+}
+
+/// What somebody has to do for a node that can't log in. A key that the operator mints is replaced by itself.
+fn login_step(record: &Record) -> Option<String> {
+    let reusable = record.key_source.as_ref().map(|source| {
+        let secret = source.split('@').next().unwrap_or_default();
+        format!(
+            "put a valid key into Secret {secret} (spec.credentials.authKey of Tailnet {})",
+            record.tailnet
+        )
+    });
+    record.problem.clone().or(reusable)
 }
 
 /// Whether a reason is a step on the way, which is nobody's fault.

@@ -66,14 +66,21 @@ fn ready(inputs: &Inputs, valid: Result<&Valid, &Problem>, probe: Option<Result<
         (Ok(_), None) => Said::no(READY, reasons::PENDING, "the credentials are being copied"),
         (Ok(_), Some(Ok(()))) => Said::yes(READY, reasons::READY, "the credentials can be used"),
         (Ok(_), Some(Err(error))) => {
-            let reason = match error {
-                Error::Refused { .. } => reasons::CREDENTIALS_REFUSED,
+            let spec = &inputs.tailnet.spec;
+            let (reason, field) = match error {
+                Error::Refused { .. } if spec.credentials.headscale_api_key.is_some() => {
+                    (reasons::CREDENTIALS_REFUSED, "spec.credentials.headscaleAPIKey")
+                }
+                Error::Refused { .. } => (reasons::CREDENTIALS_REFUSED, "spec.credentials.oauthClient"),
                 Error::Unreachable(_)
                 | Error::Failed { .. }
                 | Error::Answer { .. }
-                | Error::OtherDevice { .. } => reasons::API_UNAVAILABLE,
+                | Error::OtherDevice { .. } => {
+                    let field = if spec.api_url.is_some() { "spec.apiURL" } else { "spec.loginServer" };
+                    (reasons::API_UNAVAILABLE, field)
+                }
             };
-            Said::no(READY, reason, error.to_string())
+            Said::no(READY, reason, format!("{field}: {error}"))
         }
     }
 }
