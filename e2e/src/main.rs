@@ -96,6 +96,7 @@ enum Lifecycle {
 }
 
 fn main() -> ExitCode {
+    end_with_the_reader();
     let arguments = Arguments::parse();
     match run(&arguments.command) {
         Ok(code) => code,
@@ -104,6 +105,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `println!` panics when nobody reads any more, as in `cargo lab status | head`: an end, not a fault. The status is
+/// that of a program which SIGPIPE ended.
+fn end_with_the_reader() {
+    const ENDED_BY_SIGPIPE: i32 = 128 + 13;
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
+            std::process::exit(ENDED_BY_SIGPIPE);
+        }
+        usual(panic);
+    }));
 }
 
 fn run(command: &Lifecycle) -> Result<ExitCode> {
@@ -165,7 +180,7 @@ fn curl(lab: &Lab, user: &str, arguments: &[String]) -> Result<ExitCode> {
 fn logs(lab: &Lab, part: Option<&str>, follow: bool) -> Result<ExitCode> {
     let selector = match part {
         Some("operator") => "app.kubernetes.io/component=operator",
-        Some("proxy") => "app.kubernetes.io/component=proxy",
+        Some("proxy") => "postern.dev/proxy-group",
         Some(part) => {
             let log = lab.log(part);
             if !log.exists() {
@@ -187,10 +202,10 @@ fn logs(lab: &Lab, part: Option<&str>, follow: bool) -> Result<ExitCode> {
     let mut kubectl = cluster.kubectl();
     kubectl.args([
         "logs",
-        "--all-pods",
         "--all-containers",
         "--prefix",
         "--tail=200",
+        "--max-log-requests=20",
         "--namespace",
         postern_e2e::product::NAMESPACE,
     ]);

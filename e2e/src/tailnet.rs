@@ -141,6 +141,14 @@ pub fn up(lab: &Lab, helpers: &Helpers, steps: &mut Steps) -> Result<()> {
         // The control server goes on with what it has: a new one would know no device.
         process::end(lab, &clients)?;
     }
+    if let Some(control) = process::running(lab, "control")
+        && !control.is_program(&helpers.program("labcontrol"))
+    {
+        println!(
+            "  The control server's source has changed, but a new one would know no device: the old one goes on until \
+             `cargo lab down`."
+        );
+    }
     if names.iter().all(|name| process::running(lab, name).is_some()) {
         return Ok(());
     }

@@ -30,12 +30,16 @@ const BACK: Duration = Duration::from_secs(30);
 
 fn line(space: &Space<'_>) -> Result<()> {
     let name = space.name("hs");
-    let fqdn = format!("{name}.{SUFFIX}");
-    let mut headscale = Headscale::start(space, &fqdn)?;
+    let own_kind = format!("{name}-ti");
+    let url = format!("https://{name}.{SUFFIX}/x");
+    let mut headscale = Headscale::start(space, &[&name, &own_kind])?;
     space.deploy("app")?;
-    space.cluster().apply(&headscale.manifest(space, &name, &fqdn)?)?;
-    let url = format!("https://{fqdn}/x");
+    space
+        .cluster()
+        .apply(&headscale.manifest(space, &name, &own_kind)?)?;
     shows_the_caller(space, &headscale, &url)?;
+    answer("alice", &format!("https://{own_kind}.{SUFFIX}/x"), FIRST_ANSWER)
+        .context("by the TailnetIngress")?;
     says_what_headscale_lacks(space, &headscale)?;
     survives_its_pod(space, &headscale, &name, &url)?;
 
@@ -56,8 +60,18 @@ fn line(space: &Space<'_>) -> Result<()> {
     ));
 
     space.delete_ingress(&name)?;
-    wait::until("Headscale to forget the node", BACK, || {
-        ensure!(headscale.node(&name)?.is_none(), "it is still there");
+    space.cluster().run(&[
+        "delete",
+        "tailnetingress",
+        &own_kind,
+        "--namespace",
+        &space.namespace,
+        "--timeout=30s",
+    ])?;
+    wait::until("Headscale to forget the nodes", BACK, || {
+        for name in [&name, &own_kind] {
+            ensure!(headscale.node(name)?.is_none(), "{name} is still there");
+        }
         Ok(())
     })?;
     space
@@ -159,7 +173,7 @@ struct Headscale {
 }
 
 impl Headscale {
-    fn start(space: &Space<'_>, fqdn: &str) -> Result<Self> {
+    fn start(space: &Space<'_>, names: &[&str]) -> Result<Self> {
         let program = tailnet::headscale(&space.env.lab)?;
         ensure!(
             program.exists(),
@@ -169,7 +183,7 @@ impl Headscale {
         let folder = tempdir(&group);
         fs::create_dir_all(&folder)?;
         write_configuration(&folder)?;
-        certificate(&folder, fqdn)?;
+        certificate(&folder, names)?;
         let mut headscale = Self {
             program,
             folder,
@@ -265,7 +279,8 @@ impl Headscale {
             .next())
     }
 
-    fn manifest(&self, space: &Space<'_>, name: &str, fqdn: &str) -> Result<String> {
+    /// An Ingress and a TailnetIngress with one certificate of their own.
+    fn manifest(&self, space: &Space<'_>, name: &str, own_kind: &str) -> Result<String> {
         let auth_key = self.key(&["preauthkeys", "create", "--reusable", "--tags", "tag:k8s"])?;
         let api_key = self.key(&["apikeys", "create"])?;
         let indented = |file: &str| -> Result<String> {
@@ -286,6 +301,8 @@ spec:
   credentials:
     authKey: {{ secretRef: {{ name: {group} }} }}
     headscaleAPIKey: {{ secretRef: {{ name: {group} }} }}
+  # The key has it already; Headscale turns a node away that asks for it again.
+  tags: ["tag:k8s"]
 ---
 apiVersion: postern.dev/v1alpha1
 kind: ProxyGroup
@@ -320,7 +337,15 @@ metadata:
 spec:
   ingressClassName: postern
   defaultBackend: {{ service: {{ name: app, port: {{ number: 80 }} }} }}
-  tls: [{{ hosts: [{fqdn}], secretName: own }}]
+  tls: [{{ hosts: [{name}.{SUFFIX}], secretName: own }}]
+---
+apiVersion: postern.dev/v1alpha1
+kind: TailnetIngress
+metadata: {{ name: {own_kind}, namespace: {namespace} }}
+spec:
+  proxyGroupName: {group}
+  backend: {{ service: {{ name: app, port: 80 }} }}
+  tls: [{{ hosts: [{own_kind}.{SUFFIX}], secretName: own }}]
 "#,
             group = self.group,
             namespace = space.namespace,
@@ -394,8 +419,9 @@ logtail: {{ enabled: false }}
     fs::write(folder.join("policy.json"), policy).context("cannot write the policy")
 }
 
-/// A certificate that is its own authority, for a name of this tailnet.
-fn certificate(folder: &Path, fqdn: &str) -> Result<()> {
+/// A certificate that is its own authority, for names of this tailnet.
+fn certificate(folder: &Path, names: &[&str]) -> Result<()> {
+    let names: Vec<String> = names.iter().map(|name| format!("DNS:{name}.{SUFFIX}")).collect();
     let mut openssl = Command::new("openssl");
     openssl.args([
         "req",
@@ -412,7 +438,7 @@ fn certificate(folder: &Path, fqdn: &str) -> Result<()> {
         "-subj",
         "/CN=own",
         "-addext",
-        &format!("subjectAltName=DNS:{fqdn}"),
+        &format!("subjectAltName={}", names.join(",")),
     ]);
     openssl
         .arg("-keyout")

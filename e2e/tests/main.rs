@@ -7,6 +7,7 @@
 mod change;
 mod chart;
 mod definitions;
+mod faults;
 mod first_light;
 mod headscale;
 mod image;
@@ -36,6 +37,7 @@ fn tests() -> Vec<Test> {
         image::TESTS,
         headscale::TESTS,
         strict_control::TESTS,
+        faults::TESTS,
         resilience::TESTS,
         chart::TESTS,
     ]

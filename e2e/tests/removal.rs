@@ -25,6 +25,10 @@ pub(crate) const TESTS: &[Test] = &[
         "what_is_deleted_while_the_operator_is_down_goes_when_it_is_back",
         operator_down,
     ),
+    Test::alone(
+        "a_tailnet_deleted_while_the_operator_is_down_goes_when_it_is_back",
+        operator_down_tailnet,
+    ),
 ];
 
 /// For the device, the Secrets and the finalizer to be gone.
@@ -119,24 +123,62 @@ fn tailnet_in_use(space: &Space<'_>) -> Result<()> {
     );
     space.delete_ingress(&name)?;
     nothing_left(space, &uid, &name)?;
-    for kind in ["proxygroup", "tailnet"] {
-        wait::until(&format!("the {kind} to go"), GONE, || {
-            match space.cluster().get(kind, NAMESPACE, &own.name)? {
-                None => Ok(()),
-                Some(object) => bail!(
-                    "it has {} and {}",
-                    object["metadata"]["finalizers"],
-                    object["status"]
-                ),
-            }
-        })?;
-    }
-    Ok(())
+    own.gone(space)
 }
 
 fn operator_down(space: &Space<'_>) -> Result<()> {
     let (name, url) = space.app()?;
     let uid = uid(space, &name)?;
+    without_operator(space, || {
+        space.cluster().run(&[
+            "delete",
+            "ingress",
+            &name,
+            "--namespace",
+            &space.namespace,
+            "--wait=false",
+        ])?;
+        wait::throughout("the name without an operator", Duration::from_secs(3), || {
+            ensure!(
+                Fetch::get("alice", &url).send()?.status == 200,
+                "it does not serve"
+            );
+            Ok(())
+        })
+    })?;
+    nothing_left(space, &uid, &name)
+}
+
+/// The wrong way round, with nobody there to see it: the Secret and the Tailnet first.
+fn operator_down_tailnet(space: &Space<'_>) -> Result<()> {
+    space.deploy("app")?;
+    let own = OwnGroup::create(space, &tailnet::control_url())?;
+    let name = space.name("orphan");
+    space.cluster().apply(&own.ingress(space, &name))?;
+    space.answer(&url(&name))?;
+    let uid = uid(space, &name)?;
+    without_operator(space, || {
+        space
+            .cluster()
+            .run(&["delete", "secret", &own.name, "--namespace", NAMESPACE])?;
+        space
+            .cluster()
+            .run(&["delete", "tailnet,proxygroup", &own.name, "--wait=false"])?;
+        space.cluster().run(&[
+            "delete",
+            "ingress",
+            &name,
+            "--namespace",
+            &space.namespace,
+            "--wait=false",
+        ])?;
+        Ok(())
+    })?;
+    nothing_left(space, &uid, &name)?;
+    own.gone(space)
+}
+
+fn without_operator(space: &Space<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let scale = |replicas: &str| {
         let replicas = format!("--replicas={replicas}");
         space.cluster().run(&[
@@ -156,26 +198,10 @@ fn operator_down(space: &Space<'_>) -> Result<()> {
         ensure!(pods.is_empty(), "{} pods", pods.len());
         Ok(())
     };
-    let result = wait::until("the operator to end", Duration::from_secs(30), down).and_then(|()| {
-        space.cluster().run(&[
-            "delete",
-            "ingress",
-            &name,
-            "--namespace",
-            &space.namespace,
-            "--wait=false",
-        ])?;
-        wait::throughout("the name without an operator", Duration::from_secs(3), || {
-            ensure!(
-                Fetch::get("alice", &url).send()?.status == 200,
-                "it does not serve"
-            );
-            Ok(())
-        })
-    });
+    let result =
+        wait::until("the operator to end", Duration::from_secs(30), down).and_then(|()| work());
     scale("2")?;
-    result?;
-    nothing_left(space, &uid, &name)
+    result
 }
 
 /// A Tailnet, its Secret and a ProxyGroup of one test, all of one name.
@@ -186,6 +212,25 @@ pub(crate) struct OwnGroup {
 
 impl OwnGroup {
     pub(crate) fn create(space: &Space<'_>, control_url: &str) -> Result<Self> {
+        Self::edited(space, control_url, |manifest| manifest)
+    }
+
+    /// The same with a reusable auth key instead of an OAuth client.
+    pub(crate) fn with_auth_key(space: &Space<'_>, control_url: &str, key: &str) -> Result<Self> {
+        let (client, secret) = tailnet::OAUTH_CLIENT;
+        let oauth = format!("{{ client_id: \"{client}\", client_secret: \"{secret}\" }}");
+        Self::edited(space, control_url, |manifest| {
+            manifest
+                .replace(&oauth, &format!("{{ authkey: \"{key}\" }}"))
+                .replace("oauthClient:", "authKey:")
+        })
+    }
+
+    fn edited(
+        space: &Space<'_>,
+        control_url: &str,
+        edit: impl FnOnce(String) -> String,
+    ) -> Result<Self> {
         // Names of a ProxyGroup have at most 40 characters.
         let name = format!(
             "g-{}",
@@ -207,8 +252,25 @@ impl OwnGroup {
         let group = format!(
             "---\napiVersion: postern.dev/v1alpha1\nkind: ProxyGroup\nmetadata: {{ name: {name} }}\nspec: {{ tailnetRef: {{ name: {name} }} }}\n"
         );
-        space.cluster().apply(&(tailnet + &group))?;
+        space.cluster().apply(&(edit(tailnet) + &group))?;
         Ok(Self { name })
+    }
+
+    /// Waits until the group and the Tailnet have gone.
+    fn gone(&self, space: &Space<'_>) -> Result<()> {
+        for kind in ["proxygroup", "tailnet"] {
+            wait::until(&format!("the {kind} to go"), GONE, || {
+                match space.cluster().get(kind, NAMESPACE, &self.name)? {
+                    None => Ok(()),
+                    Some(object) => bail!(
+                        "it has {} and {}",
+                        object["metadata"]["finalizers"],
+                        object["status"]
+                    ),
+                }
+            })?;
+        }
+        Ok(())
     }
 
     /// The shortest Ingress of the app on this group.

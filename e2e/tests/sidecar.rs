@@ -89,16 +89,23 @@ fn restarts(space: &Space<'_>) -> Result<()> {
 
 /// A proxy and its application, two processes in the lab's network namespace.
 #[derive(Debug)]
-struct Sidecar {
-    name: String,
-    folder: std::path::PathBuf,
-    log: std::path::PathBuf,
+pub(crate) struct Sidecar {
+    pub(crate) name: String,
+    pub(crate) folder: std::path::PathBuf,
+    pub(crate) log: std::path::PathBuf,
     proxy: Option<Running>,
     _app: Running,
 }
 
 impl Sidecar {
     fn start(space: &Space<'_>, name: &str, port: u16) -> Result<Self> {
+        let mut sidecar = Self::prepare(space, name, port)?;
+        sidecar.run(space)?;
+        Ok(sidecar)
+    }
+
+    /// All but the proxy.
+    pub(crate) fn prepare(space: &Space<'_>, name: &str, port: u16) -> Result<Self> {
         let name = space.name(name);
         let folder = tempdir(&name);
         fs::create_dir_all(folder.join("state"))?;
@@ -107,7 +114,7 @@ impl Sidecar {
             app.args(["-addr", &format!("127.0.0.1:{port}")])
                 .stdin(Stdio::null()),
         )?;
-        let mut sidecar = Self {
+        let sidecar = Self {
             log: folder.join("log"),
             name,
             folder,
@@ -115,11 +122,10 @@ impl Sidecar {
             _app: app,
         };
         sidecar.write(&SERVE.replace("PORT", &port.to_string()))?;
-        sidecar.run(space)?;
         Ok(sidecar)
     }
 
-    fn run(&mut self, space: &Space<'_>) -> Result<()> {
+    pub(crate) fn run(&mut self, space: &Space<'_>) -> Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut proxy = Command::new(product::program(&space.env.lab, "postern-proxy"));
         proxy.arg("run").env_clear();
@@ -141,7 +147,7 @@ impl Sidecar {
     }
 
     /// Ends it as a container runtime would, and starts it again.
-    fn restart(&mut self, space: &Space<'_>) -> Result<()> {
+    pub(crate) fn restart(&mut self, space: &Space<'_>) -> Result<()> {
         if let Some(mut running) = self.proxy.take() {
             let pid = i32::try_from(running.0.id())
                 .ok()
@@ -162,7 +168,7 @@ impl Sidecar {
         fs::rename(fresh, path).context("cannot write serve.json")
     }
 
-    fn answer(&self, space: &Space<'_>) -> Result<Fetched> {
+    pub(crate) fn answer(&self, space: &Space<'_>) -> Result<Fetched> {
         space
             .answer_within(&url(&self.name), FIRST_ANSWER)
             .with_context(|| {
