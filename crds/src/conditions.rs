@@ -10,6 +10,8 @@ pub const RESOLVED_REFS: &str = "ResolvedRefs";
 pub const PROGRAMMED: &str = "Programmed";
 /// The tailnet issues HTTPS certificates.
 pub const HTTPS_AVAILABLE: &str = "HTTPSAvailable";
+/// The coordination service lets us define Services.
+pub const SERVICES_AVAILABLE: &str = "ServicesAvailable";
 
 /// The coordination service has the Service's definition, and it is ours or shared with us.
 pub const DEFINED: &str = "Defined";
@@ -57,8 +59,6 @@ pub mod reasons {
     pub const OWNED_ELSEWHERE: &str = "OwnedElsewhere";
     /// The coordination server has no API of Services.
     pub const SERVICES_UNAVAILABLE: &str = "ServicesUnavailable";
-    /// Hosts of Services have to be tagged nodes, and no tag is named.
-    pub const TAGS_REQUIRED: &str = "TagsRequired";
     /// The ProxyGroup's allow lists leave the object out.
     pub const NOT_ALLOWED: &str = "NotAllowed";
     /// The ProxyGroup doesn't exist.
@@ -109,6 +109,8 @@ pub mod reasons {
     pub const IGNORED_RULE: &str = "IgnoredRule";
     /// Nothing can be deleted by the operator here: what remains is named.
     pub const DEVICE_LEFT: &str = "DeviceLeft";
+    /// The operator couldn't take a Service's definition away: what remains is named.
+    pub const DEFINITION_LEFT: &str = "DefinitionLeft";
     /// Nobody serves the object any more.
     pub const UNINSTALLED: &str = "Uninstalled";
     /// Not known yet.

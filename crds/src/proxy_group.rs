@@ -27,12 +27,10 @@ use crate::DEFAULT;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ProxyGroupSpec {
-    /// Pods. Names are not yet spread over several.
+    /// Pods. All of them are hosts of the group's TailnetServices; device names are not yet spread over
+    /// several, the first pod serves them.
     #[serde(default = "one")]
-    #[x_kube(validation = (
-        "self == 1",
-        "replicas must be 1: spreading the names of a group over several replicas comes in a later version"
-    ))]
+    #[schemars(range(min = 1, max = 16))]
     pub replicas: i32,
     /// The Tailnet. Nodes can't move between tailnets: make another ProxyGroup.
     #[serde(default)]

@@ -66,7 +66,8 @@ pub struct TailnetSpec {
 ))]
 #[serde(rename_all = "camelCase")]
 pub struct Credentials {
-    /// An OAuth client with the scopes `auth_keys` and `devices:core`, for the tags in use.
+    /// An OAuth client with the scopes `auth_keys` and `devices:core`, for the tags in use; with `services`
+    /// too where a TailnetService is to be served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oauth_client: Option<OauthClient>,
     /// A reusable auth key.
@@ -114,7 +115,7 @@ pub struct SecretName {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TailnetStatus {
-    /// `Ready`, `HTTPSAvailable`.
+    /// `Ready`, `HTTPSAvailable`, `ServicesAvailable`.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,

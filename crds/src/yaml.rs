@@ -31,10 +31,11 @@ pub fn served() -> Vec<CustomResourceDefinition> {
         ProxyClass::crd(),
         ProxyGroup::crd(),
         TailnetIngress::crd(),
+        TailnetService::crd(),
     ]
 }
 
 /// Definitions whose controller is still to come.
 pub fn unserved() -> Vec<CustomResourceDefinition> {
-    vec![TailnetService::crd(), IdentityProvider::crd(), OIDCClient::crd()]
+    vec![IdentityProvider::crd(), OIDCClient::crd()]
 }

@@ -20,9 +20,9 @@ fn unserved_definitions_are_current() {
 fn current(directory: &str, files: &[(String, String)]) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
     if std::env::var_os("POSTERN_UPDATE").is_some() {
-        fs::create_dir_all(&directory).unwrap();
+        fs::create_dir_all(&directory).expect("the directory can be made");
         for (name, yaml) in files {
-            fs::write(directory.join(name), yaml).unwrap();
+            fs::write(directory.join(name), yaml).expect("it can be written");
         }
     }
     for (name, yaml) in files {
@@ -33,7 +33,7 @@ fn current(directory: &str, files: &[(String, String)]) {
         );
     }
     assert_eq!(
-        fs::read_dir(directory).unwrap().count(),
+        fs::read_dir(directory).expect("it can be read").count(),
         files.len(),
         "a definition without a type"
     );

@@ -34,7 +34,10 @@ pub fn status(lab: &Lab) -> Result<()> {
     let mut kubectl = cluster.kubectl();
     kubectl.args(["get", "--all-namespaces", "--ignore-not-found", "nodes,pods"]);
     print!("{}", command::output(&mut kubectl)?);
-    for kinds in ["tailnets,proxygroups,tailnetingresses", "ingresses"] {
+    for kinds in [
+        "tailnets,proxygroups,tailnetingresses,tailnetservices",
+        "ingresses",
+    ] {
         let mut kubectl = cluster.kubectl();
         kubectl.args(["get", "--all-namespaces", "--ignore-not-found", kinds]);
         // Without the chart there are no such kinds.

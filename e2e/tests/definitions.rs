@@ -35,6 +35,8 @@ const CASES: &[(&str, &str, Option<&str>)] = &[
         "{ ports: [{ port: 443, rules: [{ path: { value: /x }, backend: { service: { name: a, port: http } } }] }] }",
         None,
     ),
+    ("ProxyGroup", "{ replicas: 2 }", None),
+    ("ProxyGroup", "{ replicas: 0 }", Some("spec.replicas")),
     ("TailnetService", "{ ports: [] }", Some("spec.ports")),
     (
         "TailnetService",
@@ -173,15 +175,15 @@ fn schemas(space: &Space<'_>) -> Result<()> {
 }
 
 fn check(space: &Space<'_>, kind: &str, spec: &str, refusal: Option<&str>) -> Result<()> {
-    let manifest = format!(
-        "apiVersion: postern.dev/v1alpha1\nkind: {kind}\nmetadata: {{ name: case, namespace: {} }}\nspec: {spec}\n",
-        space.namespace
-    );
+    let manifest =
+        format!("apiVersion: postern.dev/v1alpha1\nkind: {kind}\nmetadata: {{ name: case }}\nspec: {spec}\n");
     let mut kubectl = space.cluster().kubectl();
     kubectl.args([
         "create",
         "--dry-run=server",
         "--validate=strict",
+        "--namespace",
+        &space.namespace,
         "--filename",
         "-",
     ]);

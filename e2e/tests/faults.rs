@@ -46,22 +46,31 @@ fn auth_key(space: &Space<'_>) -> Result<()> {
         .cluster()
         .apply(&manifest.replace("spec:\n", &format!("spec:\n  proxyGroupName: {}\n", own.name)))?;
     let field = format!("(spec.credentials.authKey of Tailnet {})", own.name);
-    let result = not_ready(space, &name, "NeedsLogin", &["unable to validate", &own.name, &field])
-        .and_then(|()| {
-            let old = json!({ "Tags": ["tag:k8s"], "Reusable": true, "Expires": "2020-01-01T00:00:00Z" });
-            put_key(space, &own, &Control.call("POST", "/admin/keys", Some(&old))?["key"])?;
-            not_ready(space, &name, "NeedsLogin", &["not valid", &field])
-        })
-        .and_then(|()| put_key(space, &own, &json!("tskey-auth-tagged")))
-        .and_then(|()| {
-            let put = Instant::now();
-            space.answer_within(&url(&name), REPAIRED)?;
-            space.note(format!(
-                "answers {} after a good key was put",
-                seconds(put.elapsed())
-            ));
-            Ok(())
-        });
+    let result = not_ready(
+        space,
+        &name,
+        "NeedsLogin",
+        &["unable to validate", &own.name, &field],
+    )
+    .and_then(|()| {
+        let old = json!({ "Tags": ["tag:k8s"], "Reusable": true, "Expires": "2020-01-01T00:00:00Z" });
+        put_key(
+            space,
+            &own,
+            &Control.call("POST", "/admin/keys", Some(&old))?["key"],
+        )?;
+        not_ready(space, &name, "NeedsLogin", &["not valid", &field])
+    })
+    .and_then(|()| put_key(space, &own, &json!("tskey-auth-tagged")))
+    .and_then(|()| {
+        let put = Instant::now();
+        space.answer_within(&url(&name), REPAIRED)?;
+        space.note(format!(
+            "answers {} after a good key was put",
+            seconds(put.elapsed())
+        ));
+        Ok(())
+    });
     finish(space, &own, &name, result)
 }
 
@@ -104,12 +113,10 @@ fn credentials(space: &Space<'_>) -> Result<()> {
         ])
     };
     let ready = |wanted: &str, named: &str| {
-        space
-            .cluster()
-            .wait("tailnet", "", &own.name, SAID, |object| {
-                condition(object, "Ready")
-                    .is_some_and(|(_, reason, message)| reason == wanted && message.contains(named))
-            })
+        space.cluster().wait("tailnet", "", &own.name, SAID, |object| {
+            condition(object, "Ready")
+                .is_some_and(|(_, reason, message)| reason == wanted && message.contains(named))
+        })
     };
     let result = secret("wrong")
         .and_then(|_| ready("CredentialsRefused", "spec.credentials.oauthClient"))
@@ -135,7 +142,10 @@ fn full_disk(space: &Space<'_>) -> Result<()> {
     disk.free()?;
     let freed = Instant::now();
     sidecar.answer(space)?;
-    space.note(format!("answers {} after space was freed", seconds(freed.elapsed())));
+    space.note(format!(
+        "answers {} after space was freed",
+        seconds(freed.elapsed())
+    ));
     let before = space.device(&sidecar.name)?["stableID"].clone();
     disk.fill()?;
     sidecar.restart(space)?;

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::first_light::{Running, tempdir};
 use crate::runner::{Test, seconds};
+use crate::services;
 use crate::space::{FIRST_ANSWER, Space, condition};
 
 pub(crate) const TESTS: &[Test] = &[Test::beside(
@@ -118,7 +119,26 @@ fn says_what_headscale_lacks(space: &Space<'_>, headscale: &Headscale) -> Result
         https.is_some_and(|(status, reason, _)| (status, reason) == ("False", "CertificateRequired")),
         "HTTPSAvailable is {https:?}"
     );
-    Ok(())
+    let services = condition(&tailnet, "ServicesAvailable");
+    ensure!(
+        services.is_some_and(|(status, reason, _)| (status, reason) == ("False", "ServicesUnavailable")),
+        "ServicesAvailable is {services:?}"
+    );
+    let manifest = services::manifest(space, "svc", &space.name("svc"), 5432);
+    let group = format!("spec:\n  proxyGroupName: {}\n", headscale.group);
+    space.cluster().apply(&manifest.replace("spec:\n", &group))?;
+    services::wait_for(space, "svc", "Accepted", "ServicesUnavailable", "TailnetIngress")?;
+    space
+        .cluster()
+        .run(&[
+            "delete",
+            "tailnetservice",
+            "svc",
+            "--namespace",
+            &space.namespace,
+            "--timeout=20s",
+        ])
+        .map(drop)
 }
 
 fn survives_its_pod(space: &Space<'_>, headscale: &Headscale, name: &str, url: &str) -> Result<()> {

@@ -15,6 +15,7 @@ mod removal;
 mod resilience;
 mod rights;
 mod runner;
+mod services;
 mod sidecar;
 mod space;
 mod spoofing;
@@ -33,6 +34,7 @@ fn tests() -> Vec<Test> {
         rights::TESTS,
         definitions::TESTS,
         removal::TESTS,
+        services::TESTS,
         sidecar::TESTS,
         image::TESTS,
         headscale::TESTS,

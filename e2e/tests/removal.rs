@@ -11,6 +11,7 @@ use postern_e2e::{tailnet, wait};
 use serde_json::Value;
 
 use crate::runner::{Test, seconds};
+use crate::services;
 use crate::space::{Space, condition, url};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -157,6 +158,12 @@ fn operator_down_tailnet(space: &Space<'_>) -> Result<()> {
     space.cluster().apply(&own.ingress(space, &name))?;
     space.answer(&url(&name))?;
     let uid = uid(space, &name)?;
+    let service = space.name("svc");
+    space.cluster().apply(
+        &services::manifest(space, "svc", &service, 5432)
+            .replace("spec:\n", &format!("spec:\n  proxyGroupName: {}\n", own.name)),
+    )?;
+    services::wait_for(space, "svc", "Defined", "Defined", "100.")?;
     without_operator(space, || {
         space
             .cluster()
@@ -164,6 +171,14 @@ fn operator_down_tailnet(space: &Space<'_>) -> Result<()> {
         space
             .cluster()
             .run(&["delete", "tailnet,proxygroup", &own.name, "--wait=false"])?;
+        space.cluster().run(&[
+            "delete",
+            "tailnetservice",
+            "svc",
+            "--namespace",
+            &space.namespace,
+            "--wait=false",
+        ])?;
         space.cluster().run(&[
             "delete",
             "ingress",
@@ -175,7 +190,10 @@ fn operator_down_tailnet(space: &Space<'_>) -> Result<()> {
         Ok(())
     })?;
     nothing_left(space, &uid, &name)?;
-    own.gone(space)
+    own.gone(space)?;
+    let left = services::Api::open()?.definition(&format!("svc:{service}"))?;
+    ensure!(left.is_none(), "the definition stays: {left:?}");
+    Ok(())
 }
 
 fn without_operator(space: &Space<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -198,8 +216,7 @@ fn without_operator(space: &Space<'_>, work: impl FnOnce() -> Result<()>) -> Res
         ensure!(pods.is_empty(), "{} pods", pods.len());
         Ok(())
     };
-    let result =
-        wait::until("the operator to end", Duration::from_secs(30), down).and_then(|()| work());
+    let result = wait::until("the operator to end", Duration::from_secs(30), down).and_then(|()| work());
     scale("2")?;
     result
 }
@@ -226,11 +243,7 @@ impl OwnGroup {
         })
     }
 
-    fn edited(
-        space: &Space<'_>,
-        control_url: &str,
-        edit: impl FnOnce(String) -> String,
-    ) -> Result<Self> {
+    fn edited(space: &Space<'_>, control_url: &str, edit: impl FnOnce(String) -> String) -> Result<Self> {
         // Names of a ProxyGroup have at most 40 characters.
         let name = format!(
             "g-{}",

@@ -189,7 +189,12 @@ fn keep_artifacts(env: &Env, test: &Test, space: &Space<'_>) -> Result<String> {
         ),
         (
             "objects",
-            &["get", "ingress,tailnetingress,pod,service", "--output", "yaml"][..],
+            &[
+                "get",
+                "ingress,tailnetingress,tailnetservice,pod,service",
+                "--output",
+                "yaml",
+            ][..],
             of_space,
             0,
         ),

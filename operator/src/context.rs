@@ -13,6 +13,7 @@ use crate::{
     metrics::Metrics,
     stores::Stores,
     tailnet_api,
+    tailnet_service::apply::Definitions,
 };
 
 /// Shared by all controllers.
@@ -31,6 +32,8 @@ pub struct Context {
     pub tailnets: tailnet_api::Connections,
     /// What was applied of kinds that aren't watched.
     pub applied: Applied,
+    /// What was found out about definitions of Services not long ago.
+    pub definitions: Definitions,
     /// The time.
     pub clock: fn() -> Timestamp,
 }

@@ -24,7 +24,8 @@ pub async fn reconcile(object: Arc<Ingress>, context: Arc<Context>) -> Result<Ac
     }
     let api = Api::<Ingress>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
     let claim = validate::claim(&object);
-    let view = name::reconcile(&context, &api, &*object, claim, ours).await?;
+    let standing = name::Standing { ours, kept: false };
+    let view = name::reconcile(&context, &api, &*object, claim, standing).await?;
     status::tell(&context, &api, &object, &view, ours).await?;
     Ok(name::look_again(&*object, &view))
 }

@@ -39,7 +39,7 @@ pub const MADE_BY_DEFAULT: &str = "postern.dev/made-by-default";
 /// Since when such a ProxyGroup has had no name.
 pub const UNUSED_SINCE: &str = "postern.dev/unused-since";
 
-/// On Ingress and TailnetIngress.
+/// On Ingress, TailnetIngress and TailnetService.
 pub const NAME_FINALIZER: &str = "postern.dev/device";
 /// On ProxyGroup.
 pub const GROUP_FINALIZER: &str = "postern.dev/names";
@@ -58,6 +58,15 @@ pub fn own_certificate(group: &str, hostname: &str, secret: &str) -> String {
         (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("{group}-{hostname}-own-{hash:016x}")
+}
+
+/// Name of a replica's node that is a host of Services. Nobody sees it but administrators; the hash of the
+/// cluster keeps groups of other clusters from meeting it.
+pub fn host(group: &str, ordinal: u32, cluster_id: &str) -> String {
+    let hash = cluster_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{group}-{ordinal}-{:08x}", hash & 0xffff_ffff)
 }
 
 /// Name of a group's ServiceAccount, Role and RoleBinding. Not the group's own name: that could be the name

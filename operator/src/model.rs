@@ -5,7 +5,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use postern_proxy_config::{
     access::Access,
-    group::{Identity, Limits, Owner, PathMatch, Scheme, Timeouts},
+    group::{Identity, Limits, Owner, PathMatch, ProxyProtocol, Scheme, Timeouts},
 };
 
 /// What one object asks for.
@@ -13,6 +13,8 @@ use postern_proxy_config::{
 pub struct Claim {
     /// The object.
     pub owner: Owner,
+    /// What the name is.
+    pub kind: ClaimKind,
     /// When it was made: the oldest claim to a name has it.
     pub created: Timestamp,
     /// Its generation.
@@ -31,19 +33,99 @@ pub struct Claim {
     pub warnings: Vec<Problem>,
 }
 
+/// What the name of a Service begins with.
+pub const SERVICE_PREFIX: &str = "svc:";
+
+/// What a name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimKind {
+    /// A device of its own.
+    Device,
+    /// A Tailscale Service, whose hosts are all replicas.
+    Service,
+}
+
 /// What is to be served under a name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NameSpec {
-    /// Tags of the node; the Tailnet's when empty.
+    /// Tags of the node or the Service; the Tailnet's when empty.
     pub tags: Vec<String>,
-    /// Routes, at least one.
-    pub routes: Vec<Route>,
+    /// Ports, at least one.
+    pub ports: Vec<PortSpec>,
     /// Identity headers.
     pub identity: Identity,
-    /// Port 80 redirects to HTTPS.
-    pub http_redirect: bool,
     /// Own certificates.
     pub tls: Vec<TlsRef>,
+}
+
+/// What is to be served on a port.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PortSpec {
+    /// TCP port.
+    pub port: u16,
+    /// What is spoken there.
+    pub protocol: PortProtocol,
+}
+
+/// What is spoken on a port.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PortProtocol {
+    /// TLS, then HTTP: routes, at least one.
+    Https(Vec<Route>),
+    /// HTTP without TLS.
+    Http(Vec<Route>),
+    /// A redirect to port 443.
+    RedirectToHttps,
+    /// TLS is ended here, bytes go on.
+    Tls(Stream),
+    /// Bytes.
+    Tcp(Stream),
+}
+
+/// Where bytes go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stream {
+    /// Where to.
+    pub backend: BackendRef,
+    /// Announce the caller's address.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// Who gets in.
+    pub access: Option<Access>,
+}
+
+impl NameSpec {
+    /// The ports of a device name: HTTPS, and if wished plain HTTP that leads there.
+    pub fn https_ports(routes: Vec<Route>, http_redirect: bool) -> Vec<PortSpec> {
+        let redirect = http_redirect.then_some(PortSpec {
+            port: 80,
+            protocol: PortProtocol::RedirectToHttps,
+        });
+        let https = PortSpec {
+            port: 443,
+            protocol: PortProtocol::Https(routes),
+        };
+        std::iter::once(https).chain(redirect).collect()
+    }
+
+    /// Whether a port redirects to HTTPS.
+    pub fn redirects(&self) -> bool {
+        self.ports
+            .iter()
+            .any(|port| port.protocol == PortProtocol::RedirectToHttps)
+    }
+
+    /// Whether a port needs a certificate.
+    pub fn needs_certificate(&self) -> bool {
+        (self.ports.iter()).any(|port| matches!(port.protocol, PortProtocol::Https(_) | PortProtocol::Tls(_)))
+    }
+
+    /// Every route.
+    pub fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.ports.iter().flat_map(|port| match &port.protocol {
+            PortProtocol::Https(routes) | PortProtocol::Http(routes) => routes.as_slice(),
+            PortProtocol::RedirectToHttps | PortProtocol::Tls(_) | PortProtocol::Tcp(_) => &[],
+        })
+    }
 }
 
 /// Requests of a host and path.
@@ -135,7 +217,7 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// A device name: one DNS label in lower case.
+/// A device name, or that of a Service without `svc:`: one DNS label in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Hostname(String);
 

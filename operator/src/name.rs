@@ -23,7 +23,7 @@ use crate::{
     apply::Kind,
     context::{self, Context, Error},
     labels::{NAME_FINALIZER, ROLE_OWN_CERTIFICATE},
-    model::{Claim, Hostname, NameSpec, Problem},
+    model::{Claim, ClaimKind, Hostname, NameSpec, Problem},
     record::Record,
     report,
     stores::{Filter, Stores},
@@ -34,6 +34,15 @@ use status::View;
 /// How old a copy of a renewed certificate may be.
 const CERTIFICATES: Duration = Duration::from_secs(30);
 
+/// What a front end knows about an object that its claim doesn't say.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    /// It is of ours still: an Ingress may have changed its class.
+    pub ours: bool,
+    /// Something beside devices has to go before the object may.
+    pub kept: bool,
+}
+
 /// The steps that front ends share: reads, judges, plans and applies, and returns what there is to say.
 ///
 /// # Errors
@@ -43,7 +52,7 @@ pub async fn reconcile<K: Kind>(
     api: &Api<K>,
     object: &K,
     claim: Claim,
-    ours: bool,
+    standing: Standing,
 ) -> Result<View, Error> {
     let stores = &context.stores;
     let found = dereference::certificates(context, &claim).await?;
@@ -52,7 +61,7 @@ pub async fn reconcile<K: Kind>(
     let plan = plan::plan(plan::Inputs {
         namespace: &context.settings.namespace,
         claim: &claim,
-        ours,
+        ours: standing.ours,
         judgement: &judgement,
         found,
         copies: (stores
@@ -60,13 +69,13 @@ pub async fn reconcile<K: Kind>(
             .iter())
         .map(|secret| secret.name_any())
         .collect(),
-        devices: records.len(),
+        kept: standing.kept || !records.is_empty(),
         has_default_group: stores.proxy_group(DEFAULT).is_some(),
     });
     apply::apply(context, api, object, &plan).await?;
 
     judgement.unresolved.extend(plan.problems);
-    let reports = report::reports(stores, &claim.group, 1);
+    let reports = report::reports(stores, &claim.group);
     // After a broken change of the name, the name that it had before is what serves.
     let wanted = claim.hostname.as_ref().map(Hostname::as_str);
     let record = (records
@@ -113,6 +122,7 @@ where
 {
     Claim {
         owner: owner_of(object),
+        kind: ClaimKind::Device,
         created: created(object),
         generation: object.meta().generation.unwrap_or_default(),
         deleting: object.meta().deletion_timestamp.is_some(),

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{core::v1::Secret, networking::v1::Ingress};
 use kube::runtime::reflector::ObjectRef;
-use postern_crds::{ProxyGroup, Tailnet, TailnetIngress};
+use postern_crds::{ProxyGroup, Tailnet, TailnetIngress, TailnetService};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::triggers::Woken;
@@ -17,6 +17,7 @@ pub struct Queues {
     tailnets: Sender<ObjectRef<Tailnet>>,
     proxy_groups: Sender<ObjectRef<ProxyGroup>>,
     tailnet_ingresses: Sender<ObjectRef<TailnetIngress>>,
+    tailnet_services: Sender<ObjectRef<TailnetService>>,
     ingresses: Sender<ObjectRef<Ingress>>,
     devices: Sender<ObjectRef<Secret>>,
 }
@@ -29,6 +30,8 @@ pub struct Outlets {
     pub proxy_groups: Receiver<ObjectRef<ProxyGroup>>,
     /// For [`crate::tailnet_ingress`].
     pub tailnet_ingresses: Receiver<ObjectRef<TailnetIngress>>,
+    /// For [`crate::tailnet_service`].
+    pub tailnet_services: Receiver<ObjectRef<TailnetService>>,
     /// For [`crate::ingress`].
     pub ingresses: Receiver<ObjectRef<Ingress>>,
     /// For [`crate::device`].
@@ -40,6 +43,7 @@ pub fn queues(namespace: &str) -> (Queues, Outlets) {
     let (tailnets, tailnets_out) = channel(CAPACITY);
     let (proxy_groups, proxy_groups_out) = channel(CAPACITY);
     let (tailnet_ingresses, tailnet_ingresses_out) = channel(CAPACITY);
+    let (tailnet_services, tailnet_services_out) = channel(CAPACITY);
     let (ingresses, ingresses_out) = channel(CAPACITY);
     let (devices, devices_out) = channel(CAPACITY);
     (
@@ -48,6 +52,7 @@ pub fn queues(namespace: &str) -> (Queues, Outlets) {
             tailnets,
             proxy_groups,
             tailnet_ingresses,
+            tailnet_services,
             ingresses,
             devices,
         },
@@ -55,6 +60,7 @@ pub fn queues(namespace: &str) -> (Queues, Outlets) {
             tailnets: tailnets_out,
             proxy_groups: proxy_groups_out,
             tailnet_ingresses: tailnet_ingresses_out,
+            tailnet_services: tailnet_services_out,
             ingresses: ingresses_out,
             devices: devices_out,
         },
@@ -71,6 +77,11 @@ impl Queues {
                 Woken::ProxyGroup(name) => self.proxy_groups.send(ObjectRef::new(&name)).await.is_ok(),
                 Woken::TailnetIngress { namespace, name } => self
                     .tailnet_ingresses
+                    .send(ObjectRef::new(&name).within(&namespace))
+                    .await
+                    .is_ok(),
+                Woken::TailnetService { namespace, name } => self
+                    .tailnet_services
                     .send(ObjectRef::new(&name).within(&namespace))
                     .await
                     .is_ok(),

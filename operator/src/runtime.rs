@@ -40,6 +40,7 @@ use crate::{
     queues::{Outlets, queues},
     stores::{self, Listeners, Readiness, Stores},
     tailnet, tailnet_api, tailnet_ingress,
+    tailnet_service::{self, apply::Definitions},
 };
 
 /// Reconciles of one controller at a time.
@@ -148,6 +149,7 @@ pub fn context(
         metrics,
         tailnets: tailnet_api::Connections::default(),
         applied: Applied::default(),
+        definitions: Definitions::default(),
         clock: Timestamp::now,
     })
 }
@@ -219,6 +221,7 @@ fn control(
         tailnets,
         proxy_groups,
         tailnet_ingresses,
+        tailnet_services,
         ingresses,
         devices,
     } = outlets;
@@ -243,6 +246,12 @@ fn control(
         stores.tailnet_ingresses.clone(),
         tailnet_ingresses,
         tailnet_ingress::reconcile,
+    );
+    c.run(
+        "tailnet_service",
+        stores.tailnet_services.clone(),
+        tailnet_services,
+        tailnet_service::reconcile,
     );
     c.run("ingress", stores.ingresses.clone(), ingresses, ingress::reconcile);
     c.run("device", stores.secrets.clone(), devices, device::reconcile);

@@ -18,7 +18,7 @@ use kube::{
     Resource, ResourceExt,
     runtime::reflector::{Lookup, ObjectRef, Store, store::Writer},
 };
-use postern_crds::{INGRESS_CONTROLLER, ProxyClass, ProxyGroup, Tailnet, TailnetIngress};
+use postern_crds::{INGRESS_CONTROLLER, ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService};
 
 use crate::labels::{GROUP, OWNER_UID, ROLE, ROLE_NODE, label};
 pub use watches::{Listeners, Readiness, watch};
@@ -36,6 +36,8 @@ pub struct Stores {
     pub proxy_groups: Store<ProxyGroup>,
     /// All TailnetIngresses.
     pub tailnet_ingresses: Store<TailnetIngress>,
+    /// All TailnetServices.
+    pub tailnet_services: Store<TailnetService>,
     /// All Ingresses, of whatever class.
     pub ingresses: Store<Ingress>,
     /// All IngressClasses.
@@ -60,6 +62,7 @@ pub struct Writers {
     pub(crate) proxy_classes: Writer<ProxyClass>,
     pub(crate) proxy_groups: Writer<ProxyGroup>,
     pub(crate) tailnet_ingresses: Writer<TailnetIngress>,
+    pub(crate) tailnet_services: Writer<TailnetService>,
     pub(crate) ingresses: Writer<Ingress>,
     pub(crate) ingress_classes: Writer<IngressClass>,
     pub(crate) services: Writer<Service>,
@@ -77,6 +80,7 @@ pub fn stores(namespace: &str) -> (Stores, Writers) {
         proxy_classes: Writer::default(),
         proxy_groups: Writer::default(),
         tailnet_ingresses: Writer::default(),
+        tailnet_services: Writer::default(),
         ingresses: Writer::default(),
         ingress_classes: Writer::default(),
         services: Writer::default(),
@@ -92,6 +96,7 @@ pub fn stores(namespace: &str) -> (Stores, Writers) {
         proxy_classes: writers.proxy_classes.as_reader(),
         proxy_groups: writers.proxy_groups.as_reader(),
         tailnet_ingresses: writers.tailnet_ingresses.as_reader(),
+        tailnet_services: writers.tailnet_services.as_reader(),
         ingresses: writers.ingresses.as_reader(),
         ingress_classes: writers.ingress_classes.as_reader(),
         services: writers.services.as_reader(),
@@ -164,7 +169,7 @@ impl Stores {
         })
     }
 
-    /// A group's copies of certificates that an object brought.
+    /// Secrets of a role that were made for an object.
     pub fn secrets_of_owner(&self, role: &str, uid: &str) -> Vec<Arc<Secret>> {
         self.secrets
             .state_filter(|secret| label(secret, ROLE) == Some(role) && label(secret, OWNER_UID) == Some(uid))

@@ -30,13 +30,13 @@ pub async fn reconcile(tailnet: Arc<Tailnet>, context: Arc<Context>) -> Result<A
         .stores
         .secret(&crate::labels::credentials(&tailnet.name_any()))
     {
-        Some(copy) => Some(
-            context
-                .tailnets
-                .api(&tailnet.name_any(), &tailnet, &copy)
-                .probe()
-                .await,
-        ),
+        Some(copy) => {
+            let api = context.tailnets.api(&tailnet.name_any(), &tailnet, &copy);
+            Some(status::Probe {
+                credentials: api.probe().await,
+                services: api.probe_services().await,
+            })
+        }
         None => None,
     };
     status::tell(&context, &api, &inputs, valid.as_ref(), probe).await?;

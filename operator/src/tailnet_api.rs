@@ -3,6 +3,7 @@
 //! Which API there is follows from the credentials: an OAuth client speaks Tailscale's API v2, a Headscale
 //! API key Headscale's `/api/v1`; an auth key alone has none.
 
+mod definition;
 mod headscale;
 mod https;
 mod v2;
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 use postern_crds::Tailnet;
 use zeroize::Zeroizing;
 
+pub use definition::Definition;
 pub use https::HttpsError;
 
 /// Key of a credentials Secret with the OAuth client's ID.
@@ -166,6 +168,55 @@ impl Api {
             Self::V2(api) => api.delete(device).await.map(|()| true),
             Self::Headscale(api) => api.delete(device).await.map(|()| true),
             Self::None => Ok(false),
+        }
+    }
+
+    /// Whether this kind of API has Services.
+    pub fn has_services(&self) -> bool {
+        matches!(self, Self::V2(_))
+    }
+
+    /// Whether Services can be defined with these credentials, on this server.
+    ///
+    /// # Errors
+    /// When the API can't be asked, or refuses it.
+    pub async fn probe_services(&self) -> Result<bool, Error> {
+        match self {
+            Self::V2(api) => api.probe_services().await,
+            Self::Headscale(_) | Self::None => Ok(false),
+        }
+    }
+
+    /// The definition of a Service, such as `svc:db`, if there is one.
+    ///
+    /// # Errors
+    /// When the API can't be asked.
+    pub async fn definition(&self, service: &str) -> Result<Option<Definition>, Error> {
+        match self {
+            Self::V2(api) => api.definition(service).await,
+            Self::Headscale(_) | Self::None => Ok(None),
+        }
+    }
+
+    /// Makes a definition or replaces it, and returns it with its addresses; `None` where nobody can.
+    ///
+    /// # Errors
+    /// When the API doesn't.
+    pub async fn define(&self, definition: &Definition) -> Result<Option<Definition>, Error> {
+        match self {
+            Self::V2(api) => api.define(definition).await.map(Some),
+            Self::Headscale(_) | Self::None => Ok(None),
+        }
+    }
+
+    /// Deletes a definition; one that is gone already is a success.
+    ///
+    /// # Errors
+    /// When the API doesn't.
+    pub async fn undefine(&self, service: &str) -> Result<(), Error> {
+        match self {
+            Self::V2(api) => api.undefine(service).await,
+            Self::Headscale(_) | Self::None => Ok(()),
         }
     }
 

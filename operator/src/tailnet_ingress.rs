@@ -21,7 +21,11 @@ pub async fn reconcile(object: Arc<TailnetIngress>, context: Arc<Context>) -> Re
     let api =
         Api::<TailnetIngress>::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
     let claim = validate::claim(&object);
-    let view = name::reconcile(&context, &api, &*object, claim, true).await?;
+    let standing = name::Standing {
+        ours: true,
+        kept: false,
+    };
+    let view = name::reconcile(&context, &api, &*object, claim, standing).await?;
     status::tell(&context, &api, &object, &view).await?;
     Ok(name::look_again(&*object, &view))
 }

@@ -8,15 +8,16 @@ use k8s_openapi::api::{
     networking::v1::{Ingress, IngressClass},
 };
 use kube::ResourceExt;
-use postern_crds::{ProxyClass, ProxyGroup, Tailnet, TailnetIngress};
+use postern_crds::{ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService};
 
 use crate::{
     ingress,
     labels::{
-        GROUP, HOSTNAME, OWNER, ROLE, ROLE_CREDENTIALS, ROLE_NODE, ROLE_OWN_CERTIFICATE, annotation, label,
+        self, GROUP, HOSTNAME, OWNER, ROLE, ROLE_CREDENTIALS, ROLE_NODE, ROLE_OWN_CERTIFICATE, annotation,
+        label,
     },
     stores::{Filter, Stores},
-    tailnet, tailnet_ingress,
+    tailnet, tailnet_ingress, tailnet_service,
 };
 
 /// Something to look at again.
@@ -28,6 +29,13 @@ pub enum Woken {
     ProxyGroup(String),
     /// By namespace and name.
     TailnetIngress {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// By namespace and name.
+    TailnetService {
         /// Its namespace.
         namespace: String,
         /// Its name.
@@ -87,6 +95,15 @@ pub fn tailnet_ingress(stores: &Stores, object: &TailnetIngress) -> Vec<Woken> {
     woken
 }
 
+pub fn tailnet_service(stores: &Stores, object: &TailnetService) -> Vec<Woken> {
+    let mut woken = vec![
+        service_key(object),
+        Woken::ProxyGroup(tailnet_service::validate::group(object)),
+    ];
+    woken.extend(rivals(stores, &tailnet_service::validate::label_text(object)));
+    woken
+}
+
 pub fn ingress(stores: &Stores, object: &Ingress) -> Vec<Woken> {
     let mut woken = vec![
         ingress_key(object),
@@ -130,6 +147,15 @@ pub fn service(stores: &Stores, object: &Service) -> Vec<Woken> {
         ]);
     }
     for user in stores
+        .tailnet_services
+        .state_filter(|user| user.namespace() == namespace)
+    {
+        woken.extend([
+            service_key(&user),
+            Woken::ProxyGroup(tailnet_service::validate::group(&user)),
+        ]);
+    }
+    for user in stores
         .our_ingresses()
         .iter()
         .filter(|user| user.namespace() == namespace)
@@ -154,9 +180,9 @@ pub fn namespace(stores: &Stores, object: &Namespace) -> Vec<Woken> {
             let group = group.name_any();
             let mut woken: Vec<_> = (members(stores, &group).into_iter())
                 .filter(|woken| match woken {
-                    Woken::TailnetIngress { namespace, .. } | Woken::Ingress { namespace, .. } => {
-                        *namespace == name
-                    }
+                    Woken::TailnetIngress { namespace, .. }
+                    | Woken::TailnetService { namespace, .. }
+                    | Woken::Ingress { namespace, .. } => *namespace == name,
                     Woken::Tailnet(_) | Woken::ProxyGroup(_) | Woken::Device(_) => false,
                 })
                 .collect();
@@ -177,11 +203,10 @@ pub fn secret(stores: &Stores, object: &Secret) -> Vec<Woken> {
             woken
         }
         Some(ROLE_OWN_CERTIFICATE) => owner(object).into_iter().chain(group()).collect(),
-        Some(ROLE_CREDENTIALS) => stores
-            .tailnets
-            .state()
-            .iter()
-            .map(|tailnet| Woken::Tailnet(tailnet.name_any()))
+        // Devices may wait for a key that is taken, and definitions for a client that may make them.
+        Some(ROLE_CREDENTIALS) => (stores.tailnets.state().iter())
+            .filter(|known| labels::credentials(&known.name_any()) == object.name_any())
+            .flat_map(|known| tailnet(stores, known))
             .collect(),
         Some(_) => group().into_iter().collect(),
         None => {
@@ -247,6 +272,13 @@ pub fn everything(stores: &Stores) -> Vec<Woken> {
             .map(|g| Woken::ProxyGroup(g.name_any())),
     );
     woken.extend(stores.tailnet_ingresses.state().iter().map(|object| key(object)));
+    woken.extend(
+        stores
+            .tailnet_services
+            .state()
+            .iter()
+            .map(|object| service_key(object)),
+    );
     woken.extend(stores.ingresses.state().iter().map(|object| ingress_key(object)));
     let records = stores
         .secrets
@@ -261,6 +293,10 @@ fn members(stores: &Stores, group: &str) -> Vec<Woken> {
         .tailnet_ingresses
         .state_filter(|object| tailnet_ingress::validate::group(object) == group);
     let mut woken: Vec<_> = tailnet_ingresses.iter().map(|object| key(object)).collect();
+    let services = stores
+        .tailnet_services
+        .state_filter(|object| tailnet_service::validate::group(object) == group);
+    woken.extend(services.iter().map(|object| service_key(object)));
     woken.extend(
         (stores.our_ingresses().iter())
             .filter(|object| ingress::validate::group(object) == group)
@@ -291,6 +327,15 @@ fn rivals(stores: &Stores, hostname: &str) -> Vec<Woken> {
             ]
         })
         .collect();
+    let services = stores
+        .tailnet_services
+        .state_filter(|object| tailnet_service::validate::label_text(object) == hostname);
+    woken.extend(services.iter().flat_map(|object| {
+        [
+            service_key(object),
+            Woken::ProxyGroup(tailnet_service::validate::group(object)),
+        ]
+    }));
     woken.extend(
         (stores.our_ingresses().iter())
             .filter(|object| ingress::validate::hostname_text(object).1 == hostname)
@@ -310,6 +355,7 @@ fn owner(secret: &Secret) -> Option<Woken> {
     let (kind, namespace, name) = (parts.next()?, parts.next()?.to_owned(), parts.next()?.to_owned());
     match kind {
         "TailnetIngress" => Some(Woken::TailnetIngress { namespace, name }),
+        "TailnetService" => Some(Woken::TailnetService { namespace, name }),
         "Ingress" => Some(Woken::Ingress { namespace, name }),
         _ => None,
     }
@@ -317,6 +363,13 @@ fn owner(secret: &Secret) -> Option<Woken> {
 
 fn key(object: &TailnetIngress) -> Woken {
     Woken::TailnetIngress {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+    }
+}
+
+fn service_key(object: &TailnetService) -> Woken {
+    Woken::TailnetService {
         namespace: object.namespace().unwrap_or_default(),
         name: object.name_any(),
     }

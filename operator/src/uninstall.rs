@@ -11,7 +11,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, Pod, Secret, ServiceAccount},
+        core::v1::{ConfigMap, Namespace, Pod, Secret, ServiceAccount},
         networking::v1::{Ingress, NetworkPolicy},
         policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
@@ -19,7 +19,7 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, Resource, ResourceExt, api::ListParams};
 use postern_crds::{
-    ProxyGroup, Tailnet, TailnetIngress,
+    ProxyGroup, Tailnet, TailnetIngress, TailnetService,
     conditions::{READY, reasons},
 };
 use serde_json::json;
@@ -39,6 +39,7 @@ use crate::{
     record::Record,
     runtime,
     tailnet_api::Connections,
+    tailnet_service::{apply::withdraw, plan::Made},
 };
 
 /// A leader notices within two seconds that the lease is another's, and ends.
@@ -56,7 +57,11 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     let mut election = take_over(&common).await?;
     let work = async {
         sleep(LEADER_ENDS).await;
-        remove(&client, &common.namespace).await
+        let cluster = match &common.cluster_id {
+            Some(id) => id.clone(),
+            None => cluster_id(&client).await?,
+        };
+        remove(&client, &common.namespace, &cluster).await
     };
     // Helm deletes the Deployment before the lease, which is left as it is, expires.
     tokio::select! {
@@ -66,10 +71,20 @@ pub async fn run(common: Common) -> anyhow::Result<()> {
     }
 }
 
-async fn remove(client: &Client, namespace: &str) -> anyhow::Result<()> {
+async fn cluster_id(client: &Client) -> anyhow::Result<String> {
+    let api = Api::<Namespace>::all(client.clone());
+    let namespace = call::<Namespace, _>("get", "kube-system", api.get("kube-system")).await?;
+    namespace
+        .metadata
+        .uid
+        .context("the namespace kube-system has no UID")
+}
+
+async fn remove(client: &Client, namespace: &str, cluster: &str) -> anyhow::Result<()> {
     remove_all::<StatefulSet>(client, namespace).await?;
     wait_for_pods(client, namespace).await?;
     remove_devices(client, namespace).await?;
+    remove_definitions(client, namespace, cluster).await?;
     let_go(client).await?;
     remove_all::<RoleBinding>(client, namespace).await?;
     remove_all::<Role>(client, namespace).await?;
@@ -155,6 +170,54 @@ async fn remove_devices(client: &Client, namespace: &str) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// Takes our part of every Service's definition away.
+async fn remove_definitions(client: &Client, namespace: &str, cluster: &str) -> anyhow::Result<()> {
+    let tailnets = list(&Api::<Tailnet>::all(client.clone()), &ListParams::default()).await?;
+    let secrets = ours::<Secret>(client, namespace).await?;
+    let connections = Connections::default();
+    for object in list(
+        &Api::<TailnetService>::all(client.clone()),
+        &ListParams::default(),
+    )
+    .await?
+    {
+        let status = object.status.unwrap_or_default();
+        let (Some(tailnet_name), Some(service)) = (status.tailnet, status.service) else {
+            continue;
+        };
+        let tailnet = tailnets.iter().find(|tailnet| tailnet.name_any() == tailnet_name);
+        let copy = labels::credentials(&tailnet_name);
+        let credentials = secrets.iter().find(|secret| secret.name_any() == copy);
+        let withdrawn = match (tailnet, credentials) {
+            (Some(tailnet), Some(credentials)) => {
+                let api = connections.api(&tailnet_name, tailnet, credentials);
+                let made = Made {
+                    tailnet: tailnet_name.clone(),
+                    service: service.clone(),
+                };
+                withdraw(&api, &made, cluster)
+                    .await
+                    .map_err(|error| error.to_string())
+            }
+            _ => Ok(false),
+        };
+        match withdrawn {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!(
+                    service,
+                    tailnet = tailnet_name,
+                    "A Service stays defined: no API is known"
+                )
+            }
+            Err(error) => {
+                tracing::warn!(service, tailnet = tailnet_name, %error, "A Service stays defined: remove it there")
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Takes our finalizers away, and says that nobody serves the objects.
 async fn let_go(client: &Client) -> anyhow::Result<()> {
     let said = Said::no(
@@ -169,6 +232,20 @@ async fn let_go(client: &Client) -> anyhow::Result<()> {
     .await?
     {
         let api = Api::<TailnetIngress>::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+        let before = object.status.clone().unwrap_or_default().conditions;
+        let generation = object.metadata.generation.unwrap_or_default();
+        let conditions =
+            conditions::merge(&before, std::slice::from_ref(&said), generation, Timestamp::now());
+        apply::status(&api, &object.name_any(), &json!({"conditions": conditions})).await?;
+        release(&api, &object, NAME_FINALIZER).await?;
+    }
+    for object in list(
+        &Api::<TailnetService>::all(client.clone()),
+        &ListParams::default(),
+    )
+    .await?
+    {
+        let api = Api::<TailnetService>::namespaced(client.clone(), &object.namespace().unwrap_or_default());
         let before = object.status.clone().unwrap_or_default().conditions;
         let generation = object.metadata.generation.unwrap_or_default();
         let conditions =

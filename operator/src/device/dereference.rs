@@ -1,14 +1,11 @@
 //! Reads what decides about a device, from the stores.
 
 use jiff::Timestamp;
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
-use postern_proxy_config::{
-    group::{CONFIG_KEY, Shard},
-    names, parse,
-    report::NameReport,
-};
+use kube::ResourceExt;
+use postern_proxy_config::report::NameReport;
 
 use crate::{
+    config,
     context::Context,
     labels,
     record::Record,
@@ -46,7 +43,7 @@ pub fn dereference(context: &Context, record: Record, now: Timestamp) -> Inputs 
         .map_or(&record.tailnet, |group| &group.spec.tailnet_ref.name);
     let credentials = stores.secret(&labels::credentials(tailnet_name));
     let tailnet = stores.tailnet(tailnet_name);
-    let reports = report::reports(stores, &record.group, 1);
+    let reports = report::reports(stores, &record.group);
     let pods = stores
         .pods
         .state_filter(|pod| labels::label(pod, labels::GROUP) == Some(&record.group));
@@ -76,17 +73,16 @@ pub fn dereference(context: &Context, record: Record, now: Timestamp) -> Inputs 
 }
 
 fn is_configured(stores: &Stores, record: &Record) -> bool {
-    let shard = names::shard(&record.group, names::shard_of(&record.hostname));
-    (stores
-        .config_maps
-        .get(&ObjectRef::new(&shard).within(&stores.namespace)))
-    .and_then(|map| {
-        Some(
-            parse::parse::<Shard>(map.data.as_ref()?.get(CONFIG_KEY)?)
-                .ok()?
-                .value,
-        )
+    config::shards(stores, &record.group).iter().any(|shard| {
+        let name = shard.names.get(&record.hostname).map(|name| &name.owner);
+        let host = || {
+            let host = shard
+                .hosts
+                .values()
+                .find(|host| host.node.hostname == record.hostname);
+            host.map(|host| &host.owner)
+        };
+        name.or_else(host)
+            .is_some_and(|owner| owner.uid == record.owner_uid)
     })
-    .and_then(|shard| Some(shard.names.get(&record.hostname)?.owner.uid == record.owner_uid))
-    .unwrap_or_default()
 }

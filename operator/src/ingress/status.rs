@@ -71,7 +71,7 @@ fn load_balancer(view: &View, said: &[Said]) -> Option<Vec<IngressLoadBalancerIn
         error: error.map(|ready| ready.reason.to_owned()),
     };
     let mut ports = vec![port(HTTPS)];
-    if view.claim.spec.as_ref().is_ok_and(|spec| spec.http_redirect) {
+    if view.claim.spec.as_ref().is_ok_and(|spec| spec.redirects()) {
         ports.push(port(HTTP));
     }
     Some(vec![IngressLoadBalancerIngress {

@@ -85,9 +85,8 @@ pub fn claim(object: &Ingress) -> Claim {
     problems.extend(duplicate_routes(&routes));
     let name = NameSpec {
         tags,
-        routes,
+        ports: NameSpec::https_ports(routes, http_redirect),
         identity: config::Identity::default(),
-        http_redirect,
         tls,
     };
     claim_of(

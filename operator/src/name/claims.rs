@@ -15,7 +15,7 @@ use crate::{
     model::{Hostname, Problem},
     name::{created, owner_of},
     stores::Stores,
-    tailnet_ingress,
+    tailnet_ingress, tailnet_service,
 };
 use postern_crds::conditions::reasons;
 
@@ -65,7 +65,16 @@ impl Claims {
             let (_, text) = ingress::validate::hostname_text(&object);
             candidate(stores, &*object, &ingress::validate::group(&object), &text)
         });
-        Self::decide(of_tailnet_ingresses.chain(of_ingresses))
+        let of_services = stores.tailnet_services.state().into_iter().filter_map(|object| {
+            let group = tailnet_service::validate::group(&object);
+            candidate(
+                stores,
+                &*object,
+                &group,
+                &tailnet_service::validate::label_text(&object),
+            )
+        });
+        Self::decide(of_tailnet_ingresses.chain(of_ingresses).chain(of_services))
     }
 
     /// Who has a name.

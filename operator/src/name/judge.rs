@@ -1,19 +1,15 @@
 //! Claim + what the cluster holds → what is served, or why not. Pure: it reads stores and nothing else.
 
-use std::collections::BTreeSet;
-
 use kube::ResourceExt;
 use postern_crds::{DEFAULT, Tailnet, conditions::reasons};
 use postern_proxy_config::{
-    group::{
-        Backend, Http, Listener, Name, NodeConfig, OwnCertificate, PathMatch, Protocol, Route, SecretRef,
-    },
+    group::{Backend, Http, Listener, OwnCertificate, PathMatch, Protocol, Route, SecretRef, Tcp},
     names,
 };
 
 use crate::{
     labels::{GROUP, HOSTNAME, ROLE_OWN_CERTIFICATE, SOURCE, annotation, is_ours, label, own_certificate},
-    model::{Claim, Hostname, NameSpec, Problem},
+    model::{self, BackendRef, Claim, ClaimKind, Hostname, NameSpec, PortProtocol, Problem, Stream},
     name::{
         backends,
         claims::{self, Claims},
@@ -22,7 +18,6 @@ use crate::{
 };
 
 const HTTPS: u16 = 443;
-const HTTP: u16 = 80;
 
 /// What became of a claim.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,10 +33,16 @@ pub struct Judgement {
 pub struct Accepted {
     /// The Tailnet's name.
     pub tailnet: String,
-    /// The device name.
+    /// The device name, or the Service's without `svc:`.
     pub hostname: Hostname,
-    /// Its configuration. Revisions of the node's Secret are the group's to fill in.
-    pub name: Name,
+    /// Tags of the node or the Service.
+    pub tags: Vec<String>,
+    /// What is served on which port.
+    pub listeners: Vec<Listener>,
+    /// The Secret for the certificate that is issued; absent where none is, or none is needed.
+    pub certificate: Option<String>,
+    /// The certificates that the object brings, as far as they have been copied.
+    pub certificates: Vec<OwnCertificate>,
 }
 
 /// Decides about one claim.
@@ -81,6 +82,14 @@ fn accept(
         let message = format!("Tailnet {tailnet_name} doesn't exist: make it, with its credentials");
         return Err(Problem::new(reasons::TAILNET_NOT_FOUND, "", message));
     };
+    let kind = claim.kind;
+    if kind == ClaimKind::Service && !offers_services(&tailnet) {
+        let message = format!(
+            "the coordination server of Tailnet {tailnet_name} has no API of Services, which takes an OAuth client \
+             (spec.credentials.oauthClient); Headscale has none: use a TailnetIngress there"
+        );
+        return Err(Problem::new(reasons::SERVICES_UNAVAILABLE, "", message));
+    }
     claims::permit(stores, &group, &claim.owner.namespace, &hostname)?;
     let tags = tags(spec, &tailnet, &group.spec.allowed_tags, &group.name_any())?;
     if let Some(owner) = claims.owner(&tailnet_name, &hostname)
@@ -90,50 +99,48 @@ fn accept(
             "the name {hostname} belongs to the older {} {}/{}: choose another, or delete that one",
             owner.kind, owner.namespace, owner.name
         );
-        return Err(Problem::new(reasons::NAME_TAKEN, "spec.hostname", message));
+        let field = match kind {
+            ClaimKind::Device => "spec.hostname",
+            ClaimKind::Service => "spec.service",
+        };
+        return Err(Problem::new(reasons::NAME_TAKEN, field, message));
     }
 
-    unclaimed(stores, &claim.group, &hostname)?;
-    let issued = issues_certificates(&tailnet);
+    unclaimed(stores, claim, &hostname)?;
+    // A device has its certificate's Secret even before a port needs it: its record is made once.
+    let needed = kind == ClaimKind::Device || spec.needs_certificate();
+    let issued = issues_certificates(&tailnet) && needed;
     let certificates = certificates(claim, spec, &hostname, stores);
-    if !issued && certificates.is_empty() {
+    if needed && !issued && certificates.is_empty() {
         unresolved.push(Problem::new(
             reasons::CERTIFICATE_REQUIRED,
             "spec.tls",
             "this coordination server issues no certificates: name a Secret with one",
         ));
     }
-    let name = Name {
-        owner: claim.owner.clone(),
-        generation: claim.generation,
-        node: NodeConfig {
-            hostname: hostname.to_string(),
-            tags,
-            state: SecretRef {
-                name: names::node_state(&claim.group, hostname.as_str()),
-                revision: String::new(),
-            },
-            certificate: issued.then(|| SecretRef {
-                name: names::certificate(&claim.group, hostname.as_str()),
-                revision: String::new(),
-            }),
-        },
-        listeners: listeners(claim, spec, stores, unresolved),
-        // Funnel wants a lock, which no front end can say yet.
-        funnel: BTreeSet::new(),
-        certificates,
-    };
     Ok(Accepted {
         tailnet: tailnet_name,
+        tags,
+        listeners: listeners(claim, spec, stores, unresolved),
+        certificate: issued.then(|| certificate_secret(claim, &hostname)),
+        certificates,
         hostname,
-        name,
     })
 }
 
+/// The Secret for the certificate that is issued for a claim's name.
+pub fn certificate_secret(claim: &Claim, hostname: &Hostname) -> String {
+    match claim.kind {
+        ClaimKind::Device => names::certificate(&claim.group, hostname.as_str()),
+        ClaimKind::Service => names::service_certificate(&claim.group, hostname.as_str()),
+    }
+}
+
 /// Names of Secrets are made of two names, so another's could be met; it is never written over.
-fn unclaimed(stores: &Stores, group: &str, hostname: &Hostname) -> Result<(), Problem> {
-    let host = hostname.as_str();
-    for name in [names::node_state(group, host), names::certificate(group, host)] {
+fn unclaimed(stores: &Stores, claim: &Claim, hostname: &Hostname) -> Result<(), Problem> {
+    let (group, host) = (claim.group.as_str(), hostname.as_str());
+    let state = (claim.kind == ClaimKind::Device).then(|| names::node_state(group, host));
+    for name in state.into_iter().chain([certificate_secret(claim, hostname)]) {
         let Some(secret) = stores.secret(&name) else {
             continue;
         };
@@ -151,6 +158,11 @@ fn unclaimed(stores: &Stores, group: &str, hostname: &Hostname) -> Result<(), Pr
 /// Headscale turns away a node that comes with an auth key and asks for tags: it has those of the key.
 pub fn lets_nodes_ask_for_tags(tailnet: &Tailnet) -> bool {
     tailnet.spec.credentials.headscale_api_key.is_none()
+}
+
+/// Whether the coordination server has Services: only Tailscale's API defines them.
+pub fn offers_services(tailnet: &Tailnet) -> bool {
+    tailnet.spec.credentials.oauth_client.is_some()
 }
 
 /// Headscale has no `set-dns`, without which no certificate can be issued for its names.
@@ -208,71 +220,102 @@ fn listeners(
     stores: &Stores,
     unresolved: &mut Vec<Problem>,
 ) -> Vec<Listener> {
-    let routes = (spec.routes.iter())
+    let mut resolve = |backend: &BackendRef| {
+        backends::resolve(stores, &claim.owner.namespace, backend).unwrap_or_else(|problem| {
+            let reason = problem.to_string();
+            unresolved.push(problem);
+            Backend::Unavailable { reason }
+        })
+    };
+    (spec.ports.iter())
+        .map(|port| Listener {
+            port: port.port,
+            protocol: match &port.protocol {
+                PortProtocol::Https(routes) => Protocol::Https(http(routes, spec, &mut resolve)),
+                PortProtocol::Http(routes) => Protocol::Http(http(routes, spec, &mut resolve)),
+                PortProtocol::RedirectToHttps => Protocol::RedirectToHttps { port: HTTPS },
+                PortProtocol::Tls(stream) => Protocol::TlsTerminatedTcp(tcp(stream, &mut resolve)),
+                PortProtocol::Tcp(stream) => Protocol::Tcp(tcp(stream, &mut resolve)),
+            },
+        })
+        .collect()
+}
+
+fn http(routes: &[model::Route], spec: &NameSpec, resolve: &mut impl FnMut(&BackendRef) -> Backend) -> Http {
+    let routes = (routes.iter())
         .map(|route| Route {
             host: route.host.clone(),
             path: route.path.clone(),
             replace_prefix: route.replace_prefix.clone(),
-            backend: backends::resolve(stores, &claim.owner.namespace, &route.backend).unwrap_or_else(
-                |problem| {
-                    let reason = problem.to_string();
-                    unresolved.push(problem);
-                    Backend::Unavailable { reason }
-                },
-            ),
+            backend: resolve(&route.backend),
             access: route.access.clone(),
             limits: route.limits.clone(),
             timeouts: route.timeouts.clone(),
         })
         .collect();
-    let https = Protocol::Https(Http {
+    Http {
         routes,
         identity: spec.identity.clone(),
-    });
-    let mut listeners = vec![Listener {
-        port: HTTPS,
-        protocol: https,
-    }];
-    if spec.http_redirect {
-        listeners.push(Listener {
-            port: HTTP,
-            protocol: Protocol::RedirectToHttps { port: HTTPS },
-        });
     }
-    listeners
 }
 
-/// Puts the backend that a route had before in the place of one that can't be used: what served goes on
-/// serving, and the object's condition says why the new one doesn't.
-pub fn keep_serving(name: &mut Name, before: &Name) {
-    let served: Vec<(Option<String>, PathMatch, Backend)> = https_routes(before)
-        .filter(|route| matches!(route.backend, Backend::Service { .. }))
-        .map(|route| (route.host.clone(), route.path.clone(), route.backend.clone()))
-        .collect();
-    for listener in &mut name.listeners {
-        let Protocol::Https(http) = &mut listener.protocol else {
-            continue;
-        };
-        for route in &mut http.routes {
-            if !matches!(route.backend, Backend::Unavailable { .. }) {
-                continue;
+fn tcp(stream: &Stream, resolve: &mut impl FnMut(&BackendRef) -> Backend) -> Tcp {
+    Tcp {
+        backend: resolve(&stream.backend),
+        proxy_protocol: stream.proxy_protocol,
+        access: stream.access.clone(),
+    }
+}
+
+/// Puts the backend that a route or port had before in the place of one that can't be used: what served goes
+/// on serving, and the object's condition says why the new one doesn't.
+pub fn keep_serving(listeners: &mut [Listener], before: &[Listener]) {
+    type Place = (u16, Option<String>, Option<PathMatch>);
+    let mut served: Vec<(Place, Backend)> = Vec::new();
+    for listener in before {
+        match &listener.protocol {
+            Protocol::Https(http) | Protocol::Http(http) => served.extend(http.routes.iter().map(|route| {
+                let place = (listener.port, route.host.clone(), Some(route.path.clone()));
+                (place, route.backend.clone())
+            })),
+            Protocol::Tcp(tcp) | Protocol::TlsTerminatedTcp(tcp) => {
+                served.push(((listener.port, None, None), tcp.backend.clone()));
             }
-            if let Some((.., backend)) = served
-                .iter()
-                .find(|(host, path, _)| *host == route.host && *path == route.path)
-            {
-                route.backend = backend.clone();
+            Protocol::RedirectToHttps { .. } => {}
+        }
+    }
+    let keep = |backend: &mut Backend, place: &Place| {
+        if matches!(backend, Backend::Unavailable { .. })
+            && let Some((_, before)) =
+                (served.iter()).find(|(at, before)| at == place && matches!(before, Backend::Service { .. }))
+        {
+            *backend = before.clone();
+        }
+    };
+    for listener in listeners {
+        let port = listener.port;
+        match &mut listener.protocol {
+            Protocol::Https(http) | Protocol::Http(http) => {
+                for route in &mut http.routes {
+                    let place = (port, route.host.clone(), Some(route.path.clone()));
+                    keep(&mut route.backend, &place);
+                }
             }
+            Protocol::Tcp(tcp) | Protocol::TlsTerminatedTcp(tcp) => {
+                keep(&mut tcp.backend, &(port, None, None));
+            }
+            Protocol::RedirectToHttps { .. } => {}
         }
     }
 }
 
-/// Every route of a name.
-pub fn https_routes(name: &Name) -> impl Iterator<Item = &Route> {
-    name.listeners
-        .iter()
-        .flat_map(|listener| match &listener.protocol {
-            Protocol::Https(http) | Protocol::Http(http) => http.routes.as_slice(),
-            Protocol::RedirectToHttps { .. } | Protocol::Tcp(_) | Protocol::TlsTerminatedTcp(_) => &[],
-        })
+/// Every backend of some ports.
+pub fn backends(listeners: &[Listener]) -> impl Iterator<Item = &Backend> {
+    listeners.iter().flat_map(|listener| match &listener.protocol {
+        Protocol::Https(http) | Protocol::Http(http) => {
+            http.routes.iter().map(|route| &route.backend).collect()
+        }
+        Protocol::Tcp(tcp) | Protocol::TlsTerminatedTcp(tcp) => vec![&tcp.backend],
+        Protocol::RedirectToHttps { .. } => Vec::new(),
+    })
 }

@@ -29,8 +29,8 @@ pub struct Inputs<'a> {
     pub found: Vec<Found>,
     /// Copies that exist.
     pub copies: Vec<String>,
-    /// How many devices are recorded for it.
-    pub devices: usize,
+    /// A device is recorded for it, or something else is still to go.
+    pub kept: bool,
     /// The ProxyGroup `default` exists.
     pub has_default_group: bool,
 }
@@ -59,12 +59,12 @@ pub fn plan(inputs: Inputs<'_>) -> NamePlan {
         judgement,
         found,
         copies,
-        devices,
+        kept,
         has_default_group,
     } = inputs;
     if claim.deleting || !ours {
         // The finalizer stays until the last device is gone: its record tells, not the object.
-        let done = claim.held && devices == 0;
+        let done = claim.held && !kept;
         return NamePlan {
             finalizer: done.then_some(false),
             prune: copies,

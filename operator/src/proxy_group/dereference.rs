@@ -6,15 +6,14 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use postern_crds::{ProxyClass, ProxyGroup, Tailnet};
 use postern_proxy_config::{
-    group::{CONFIG_KEY, Name, Shard},
-    names, parse,
+    group::{Host, Name, Service},
     report::Report,
 };
 
 use crate::{
-    ingress,
+    config, ingress,
     labels::{GROUP, ROLE, ROLE_OWN_CERTIFICATE, label},
-    model::Claim,
+    model::{Claim, SERVICE_PREFIX},
     name::{
         claims::{self, Claims},
         judge::{self, Judgement},
@@ -22,7 +21,7 @@ use crate::{
     record::Record,
     report,
     stores::{Filter, Stores},
-    tailnet_ingress,
+    tailnet_ingress, tailnet_service,
 };
 
 /// All that a group's plan is made of.
@@ -38,8 +37,8 @@ pub struct Inputs {
     pub claims: Vec<Decided>,
     /// Devices by name.
     pub records: BTreeMap<String, Record>,
-    /// What is configured now, by name.
-    pub before: BTreeMap<String, Name>,
+    /// What is configured now.
+    pub before: Before,
     /// Secrets of these names are there.
     pub secrets: Vec<String>,
     /// Copies of certificates for this group.
@@ -48,6 +47,17 @@ pub struct Inputs {
     pub reports: Vec<Report>,
     /// Its pods.
     pub workload: Option<Arc<StatefulSet>>,
+}
+
+/// What is configured now.
+#[derive(Debug, Clone, Default)]
+pub struct Before {
+    /// Device names.
+    pub names: BTreeMap<String, Name>,
+    /// Services by their name.
+    pub services: BTreeMap<String, Service>,
+    /// Hosts by their pod.
+    pub hosts: BTreeMap<String, Host>,
 }
 
 /// A claim and what became of it.
@@ -64,7 +74,6 @@ pub struct Decided {
 /// Reads.
 pub fn dereference(stores: &Stores, group: &Arc<ProxyGroup>) -> Inputs {
     let name = group.name_any();
-    let replicas = u32::try_from(group.spec.replicas).unwrap_or(1);
     let records: BTreeMap<_, _> = (stores.node_secrets(&Filter::Group(&name)).iter())
         .filter_map(|secret| Record::of(secret))
         .map(|record| (record.hostname.clone(), record))
@@ -100,7 +109,7 @@ pub fn dereference(stores: &Stores, group: &Arc<ProxyGroup>) -> Inputs {
             .iter()
             .map(|secret| secret.name_any())
             .collect(),
-        reports: report::reports(stores, &name, replicas),
+        reports: report::reports(stores, &name),
         workload: stores
             .stateful_sets
             .get(&ObjectRef::new(&name).within(&stores.namespace)),
@@ -116,24 +125,22 @@ pub fn claims_of(stores: &Stores, group: &str) -> Vec<Claim> {
     let ingresses = (stores.our_ingresses().into_iter())
         .filter(|object| ingress::validate::group(object) == group)
         .map(|object| ingress::validate::claim(&object));
-    let mut claims: Vec<_> = tailnet_ingresses.chain(ingresses).collect();
+    let services = (stores.tailnet_services.state().into_iter())
+        .filter(|object| tailnet_service::validate::group(object) == group)
+        .map(|object| tailnet_service::validate::claim(&object));
+    let mut claims: Vec<_> = tailnet_ingresses.chain(ingresses).chain(services).collect();
     claims.sort_by(|a, b| (a.created, &a.owner.uid).cmp(&(b.created, &b.owner.uid)));
     claims
 }
 
-fn configured(stores: &Stores, group: &str) -> BTreeMap<String, Name> {
-    (0..names::SHARDS)
-        .filter_map(|shard| {
-            let map = stores.config_map(&names::shard(group, shard))?;
-            Some(
-                parse::parse::<Shard>(map.data.as_ref()?.get(CONFIG_KEY)?)
-                    .ok()?
-                    .value
-                    .names,
-            )
-        })
-        .flatten()
-        .collect()
+fn configured(stores: &Stores, group: &str) -> Before {
+    let mut before = Before::default();
+    for shard in config::shards(stores, group) {
+        before.names.extend(shard.names);
+        before.services.extend(shard.services);
+        before.hosts.extend(shard.hosts);
+    }
+    before
 }
 
 /// A broken change loses nothing: the name goes on as it was, while nobody else has a right to it.
@@ -142,12 +149,14 @@ fn keeps(
     group: &ProxyGroup,
     owners: &Claims,
     claim: &Claim,
-    before: &BTreeMap<String, Name>,
+    before: &Before,
 ) -> Option<String> {
-    let (key, _) = before
-        .iter()
-        .find(|(_, name)| name.owner.uid == claim.owner.uid)?;
-    let hostname = key.parse().ok()?;
+    let names = before.names.iter().map(|(key, name)| (key, &name.owner));
+    let services = (before.services.iter()).map(|(key, service)| (key, &service.owner));
+    let (key, _) = names
+        .chain(services)
+        .find(|(_, owner)| owner.uid == claim.owner.uid)?;
+    let hostname = key.strip_prefix(SERVICE_PREFIX).unwrap_or(key).parse().ok()?;
     let owner = owners.owner(&group.spec.tailnet_ref.name, &hostname);
     let free = owner.is_none_or(|owner| owner.uid == claim.owner.uid);
     let permitted = claims::permit(stores, group, &claim.owner.namespace, &hostname).is_ok();

@@ -67,7 +67,7 @@ pub fn plan(
 ) -> Plan {
     let group = &valid.group;
     let meta = |name: String| owned_meta(settings, valid, name);
-    let config = config::config(inputs, valid);
+    let config = config::config(settings, inputs, valid);
     let replica_link = names::replica_link(group);
     let acme_account = names::acme_account(group);
 
@@ -81,6 +81,7 @@ pub fn plan(
             .iter()
             .flat_map(|wanted| config::secrets(settings, valid, wanted)),
     );
+    secrets.extend(config::service_certificates(settings, valid, &config));
     secrets.retain(|secret| {
         let name = secret.metadata.name.as_ref();
         name.is_some_and(|name| !inputs.secrets.contains(name))
@@ -94,15 +95,17 @@ pub fn plan(
             },
             postern_proxy_config::assignment::REPLICA_LINK_SECRET_KEY,
         ),
-        release: config.release.into_iter().map(|secret| (secret, now)).collect(),
+        release: (config.release.iter())
+            .map(|secret| (secret.clone(), now))
+            .collect(),
         blanks: config::blanks(valid, &meta),
-        endpoints: config::endpoints(group, &config.names, &meta, addresses),
-        shards: config::shards(valid, &config.names, &meta),
+        endpoints: config::endpoints(group, &config, &meta, addresses),
+        shards: config::shards(valid, &config, &meta),
         account: ServiceAccount {
             metadata: meta(labels::account(group)),
             ..ServiceAccount::default()
         },
-        role: access::role(valid, inputs, &config.names, &meta),
+        role: access::role(valid, inputs, &config, &meta),
         binding: access::binding(settings, group, &meta),
         network_policy: workload::network_policy(group, &meta),
         budget: workload::budget(group, &meta),

@@ -8,6 +8,9 @@ use postern_crds::{Tailnet, conditions::reasons};
 
 use crate::{model::Problem, proxy_group::dereference::Inputs};
 
+/// As the definition of the resource says.
+const MOST_REPLICAS: u32 = 16;
+
 /// A group that can be planned.
 #[derive(Debug, Clone)]
 pub struct Valid {
@@ -42,8 +45,8 @@ pub fn validate(inputs: &Inputs) -> Result<Valid, Problem> {
     };
     let replicas = u32::try_from(spec.replicas)
         .ok()
-        .filter(|n| *n == 1)
-        .ok_or_else(|| Problem::invalid("spec.replicas", "must be 1"))?;
+        .filter(|n| (1..=MOST_REPLICAS).contains(n))
+        .ok_or_else(|| Problem::invalid("spec.replicas", format!("must be between 1 and {MOST_REPLICAS}")))?;
     Ok(Valid {
         group: inputs.group.name_any(),
         uid: inputs.group.uid().unwrap_or_default(),

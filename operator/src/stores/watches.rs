@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How many kinds are watched.
-const WATCHES: usize = 12;
+const WATCHES: usize = 13;
 
 /// Counts the watches whose first list is in its store.
 #[derive(Default)]
@@ -62,6 +62,7 @@ pub fn watch(tracker: &TaskTracker, client: &Client, writers: Writers, listeners
         proxy_classes,
         proxy_groups,
         tailnet_ingresses,
+        tailnet_services,
         ingresses,
         ingress_classes,
         services,
@@ -84,6 +85,7 @@ pub fn watch(tracker: &TaskTracker, client: &Client, writers: Writers, listeners
     w.all(proxy_classes, everything(), triggers::proxy_class);
     w.all(proxy_groups, everything(), triggers::proxy_group);
     w.all(tailnet_ingresses, everything(), triggers::tailnet_ingress);
+    w.all(tailnet_services, everything(), triggers::tailnet_service);
     w.all(ingresses, everything(), triggers::ingress);
     w.all(ingress_classes, everything(), triggers::ingress_class);
     w.all(services, everything(), triggers::service);

@@ -40,7 +40,7 @@ pub fn dereference(stores: &Stores, tailnet: &Arc<Tailnet>) -> Inputs {
         has_copy: stores.secret(&labels::credentials(&name)).is_some(),
         reports: groups
             .iter()
-            .flat_map(|group| report::reports(stores, group, 1))
+            .flat_map(|group| report::reports(stores, group))
             .collect(),
         groups,
         tailnet: Arc::clone(tailnet),

@@ -3,7 +3,7 @@
 use kube::{Api, ResourceExt};
 use postern_crds::{
     Tailnet, TailnetStatus,
-    conditions::{HTTPS_AVAILABLE, READY, reasons},
+    conditions::{HTTPS_AVAILABLE, READY, SERVICES_AVAILABLE, reasons},
 };
 use postern_proxy_config::report::Phase;
 
@@ -13,10 +13,18 @@ use crate::{
     context::{Context, reference},
     events::Remark,
     model::Problem,
-    name::judge::issues_certificates,
+    name::judge::{issues_certificates, offers_services},
     tailnet::{dereference::Inputs, validate::Valid},
     tailnet_api::Error,
 };
+
+/// What the management API says to the credentials.
+pub struct Probe {
+    /// Whether they are taken.
+    pub credentials: Result<(), Error>,
+    /// Whether Services can be defined with them.
+    pub services: Result<bool, Error>,
+}
 
 /// Writes the status if it changed, and says when the summary did.
 ///
@@ -27,10 +35,12 @@ pub async fn tell(
     api: &Api<Tailnet>,
     inputs: &Inputs,
     valid: Result<&Valid, &Problem>,
-    probe: Option<Result<(), Error>>,
+    probe: Option<Probe>,
 ) -> Result<(), ApplyError> {
     let tailnet = &inputs.tailnet;
-    let said = [ready(inputs, valid, probe), https(inputs)];
+    let services = services(inputs, probe.as_ref());
+    let credentials = probe.map(|probe| probe.credentials);
+    let said = [ready(inputs, valid, credentials), https(inputs), services];
     let before = tailnet.status.clone().unwrap_or_default();
     let generation = tailnet.metadata.generation.unwrap_or_default();
     let status = TailnetStatus {
@@ -42,7 +52,7 @@ pub async fn tell(
     }
     apply::status(api, &tailnet.name_any(), &status).await?;
     context.metrics.status_patch("Tailnet");
-    let [ready, _] = said;
+    let [ready, ..] = said;
     let remark = Remark {
         topic: READY.into(),
         warning: !ready.holds() && ready.reason != reasons::PENDING,
@@ -76,12 +86,48 @@ fn ready(inputs: &Inputs, valid: Result<&Valid, &Problem>, probe: Option<Result<
                 | Error::Failed { .. }
                 | Error::Answer { .. }
                 | Error::OtherDevice { .. } => {
-                    let field = if spec.api_url.is_some() { "spec.apiURL" } else { "spec.loginServer" };
+                    let field = if spec.api_url.is_some() {
+                        "spec.apiURL"
+                    } else {
+                        "spec.loginServer"
+                    };
                     (reasons::API_UNAVAILABLE, field)
                 }
             };
             Said::no(READY, reason, format!("{field}: {error}"))
         }
+    }
+}
+
+fn services(inputs: &Inputs, probe: Option<&Probe>) -> Said {
+    if !offers_services(&inputs.tailnet) {
+        let message =
+            "Services take Tailscale's API, and so spec.credentials.oauthClient; Headscale has none";
+        return Said::no(SERVICES_AVAILABLE, reasons::SERVICES_UNAVAILABLE, message);
+    }
+    match probe {
+        Some(Probe {
+            credentials: Ok(()),
+            services,
+        }) => match services {
+            Ok(true) => Said::yes(SERVICES_AVAILABLE, reasons::READY, "Services can be defined"),
+            Ok(false) => Said::no(
+                SERVICES_AVAILABLE,
+                reasons::SERVICES_UNAVAILABLE,
+                "the coordination server's API has no Services",
+            ),
+            Err(error @ Error::Refused { .. }) => Said::no(
+                SERVICES_AVAILABLE,
+                reasons::CREDENTIALS_REFUSED,
+                format!("{error}: give the OAuth client (spec.credentials.oauthClient) the scope services"),
+            ),
+            Err(error) => Said::unknown(SERVICES_AVAILABLE, reasons::API_UNAVAILABLE, error.to_string()),
+        },
+        _ => Said::unknown(
+            SERVICES_AVAILABLE,
+            reasons::UNKNOWN,
+            "the credentials haven't been taken yet",
+        ),
     }
 }
 

@@ -223,3 +223,65 @@ async fn without_an_api_nobody_deletes() {
             .unwrap()
     );
 }
+
+#[tokio::test]
+async fn a_service_is_defined_by_its_whole_text_and_one_that_is_missing_is_no_error() {
+    let server = Server::start(&[
+        TOKEN,
+        (
+            "GET /api/v2/tailnet/-/vip-services/svc:db ",
+            200,
+            r#"{"name":"svc:db","addrs":["100.127.0.1"],"tags":null,"displayName":"D"}"#,
+        ),
+        (
+            "GET /api/v2/tailnet/-/vip-services ",
+            200,
+            r#"{"vipServices":[]}"#,
+        ),
+        (
+            "PUT /api/v2/tailnet/-/vip-services/svc:db ",
+            200,
+            r#"{"name":"svc:db"}"#,
+        ),
+        ("DELETE /api/v2/tailnet/-/vip-services/svc:db", 200, "{}"),
+    ])
+    .await;
+    let api = api(&server.url, OAUTH);
+    assert!(api.has_services() && api.probe_services().await.unwrap());
+    assert!(api.probe_services().await.unwrap());
+    assert_eq!(api.definition("svc:none").await.unwrap(), None);
+    let definition = api.definition("svc:db").await.unwrap().unwrap();
+    assert_eq!(definition.addrs, ["100.127.0.1"]);
+    api.define(&definition).await.unwrap().unwrap();
+    api.undefine("svc:db").await.unwrap();
+    api.undefine("svc:none").await.unwrap();
+    let asked = server.asked();
+    let listed = asked
+        .iter()
+        .filter(|line| line.ends_with("/vip-services"))
+        .count();
+    assert_eq!(listed, 1, "that there are Services is remembered");
+    assert!(
+        asked.iter().any(|line| line
+            == r#"PUT /api/v2/tailnet/-/vip-services/svc:db {"addrs":["100.127.0.1"],"displayName":"D","name":"svc:db"}"#),
+        "{asked:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_without_services_is_told_from_a_refusal() {
+    let server = Server::start(&[TOKEN]).await;
+    assert!(!api(&server.url, OAUTH).probe_services().await.unwrap());
+    let server = Server::start(&[
+        TOKEN,
+        (
+            "GET /api/v2/tailnet/-/vip-services",
+            403,
+            r#"{"message":"scope"}"#,
+        ),
+    ])
+    .await;
+    let refused = api(&server.url, OAUTH).probe_services().await;
+    assert!(matches!(refused, Err(Error::Refused { status: 403, .. })));
+    assert!(!api("http://127.0.0.1:1", &[]).probe_services().await.unwrap());
+}

@@ -1,4 +1,6 @@
-//! Tailscale's API v2: access tokens, auth keys, devices.
+//! Tailscale's API v2: access tokens, auth keys, devices, Services.
+
+mod services;
 
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
@@ -21,6 +23,8 @@ pub struct V2 {
     client_id: SecretText,
     client_secret: SecretText,
     token: Mutex<Option<(SecretText, Timestamp)>>,
+    /// Services could be listed then.
+    services: Mutex<Option<Timestamp>>,
     clock: fn() -> Timestamp,
 }
 
@@ -65,6 +69,7 @@ impl V2 {
             client_id,
             client_secret,
             token: Mutex::default(),
+            services: Mutex::default(),
             clock,
         }
     }

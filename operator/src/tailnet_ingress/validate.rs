@@ -4,7 +4,8 @@ use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use postern_crds::{
-    Backend, DEFAULT, IdentityHeaders, IngressRule, Limits, PathType, Scheme, TailnetIngress, Timeouts,
+    Backend, DEFAULT, Identity, IdentityHeaders, IngressRule, Limits, PathType, Scheme, TailnetIngress,
+    Timeouts, Tls,
     access::{Access, Principal},
 };
 use postern_proxy_config::{access as config_access, group as config};
@@ -25,14 +26,7 @@ pub fn claim(object: &TailnetIngress) -> Claim {
             None
         }
     };
-    for (i, tag) in spec.tags.iter().enumerate() {
-        if !is_tag(tag) {
-            problems.push(Problem::invalid(
-                format!("spec.tags[{i}]"),
-                format!("{tag:?} is not a tag: use tag:NAME"),
-            ));
-        }
-    }
+    problems.extend(bad_tags(&spec.tags));
     let default_access = spec
         .access
         .as_ref()
@@ -63,25 +57,11 @@ pub fn claim(object: &TailnetIngress) -> Claim {
     }
     problems.extend(duplicate_routes(&routes));
 
-    let identity = spec.identity.clone().unwrap_or_default();
     let name = NameSpec {
         tags: spec.tags.clone(),
-        routes,
-        identity: config::Identity {
-            headers: match identity.headers {
-                IdentityHeaders::Tailscale => config::IdentityHeaders::Tailscale,
-                IdentityHeaders::None => config::IdentityHeaders::None,
-            },
-            app_capabilities: identity.app_capabilities,
-        },
-        http_redirect: spec.http_redirect,
-        tls: (spec.tls.iter().enumerate())
-            .map(|(i, tls)| TlsRef {
-                field: format!("spec.tls[{i}].secretName"),
-                hosts: tls.hosts.iter().map(|h| h.to_ascii_lowercase()).collect(),
-                secret: tls.secret_name.clone(),
-            })
-            .collect(),
+        ports: NameSpec::https_ports(routes, spec.http_redirect),
+        identity: identity(spec.identity.as_ref()),
+        tls: tls(&spec.tls),
     };
     claim_of(
         object,
@@ -110,7 +90,46 @@ pub fn hostname_text(object: &TailnetIngress) -> String {
     object.spec.hostname.clone().unwrap_or_else(|| object.name_any())
 }
 
-fn route(field: &str, rule: &IngressRule, problems: &mut Vec<Problem>) -> Option<Route> {
+/// Texts that aren't tags.
+pub fn bad_tags(tags: &[String]) -> impl Iterator<Item = Problem> {
+    (tags.iter().enumerate())
+        .filter(|(_, tag)| !is_tag(tag))
+        .map(|(i, tag)| {
+            Problem::invalid(
+                format!("spec.tags[{i}]"),
+                format!("{tag:?} is not a tag: use tag:NAME"),
+            )
+        })
+}
+
+/// The identity headers of a spec.
+pub fn identity(identity: Option<&Identity>) -> config::Identity {
+    let Identity {
+        headers,
+        app_capabilities,
+    } = identity.cloned().unwrap_or_default();
+    config::Identity {
+        headers: match headers {
+            IdentityHeaders::Tailscale => config::IdentityHeaders::Tailscale,
+            IdentityHeaders::None => config::IdentityHeaders::None,
+        },
+        app_capabilities,
+    }
+}
+
+/// The certificates that a spec brings.
+pub fn tls(tls: &[Tls]) -> Vec<TlsRef> {
+    (tls.iter().enumerate())
+        .map(|(i, tls)| TlsRef {
+            field: format!("spec.tls[{i}].secretName"),
+            hosts: tls.hosts.iter().map(|h| h.to_ascii_lowercase()).collect(),
+            secret: tls.secret_name.clone(),
+        })
+        .collect()
+}
+
+/// A rule; `field` is its place in the object.
+pub fn route(field: &str, rule: &IngressRule, problems: &mut Vec<Problem>) -> Option<Route> {
     let before = problems.len();
     let path = match &rule.path {
         None => config::PathMatch::Prefix("/".into()),
@@ -153,7 +172,8 @@ fn route(field: &str, rule: &IngressRule, problems: &mut Vec<Problem>) -> Option
     })
 }
 
-fn backend(field: &str, backend: &Backend, problems: &mut Vec<Problem>) -> Option<BackendRef> {
+/// A Service that is named; `field` is its place in the object.
+pub fn backend(field: &str, backend: &Backend, problems: &mut Vec<Problem>) -> Option<BackendRef> {
     let port = match &backend.service.port {
         IntOrString::Int(number) => match u16::try_from(*number) {
             Ok(number) if number > 0 => Port::Number(number),
@@ -180,7 +200,8 @@ fn backend(field: &str, backend: &Backend, problems: &mut Vec<Problem>) -> Optio
     })
 }
 
-fn access(field: &str, access: &Access, problems: &mut Vec<Problem>) -> config_access::Access {
+/// Who gets in; `field` is its place in the object.
+pub fn access(field: &str, access: &Access, problems: &mut Vec<Problem>) -> config_access::Access {
     let allow = access.allow.iter().enumerate().filter_map(|(i, principal)| {
         let field = format!("{field}.allow[{i}]");
         match one_principal(principal) {

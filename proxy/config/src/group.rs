@@ -17,9 +17,15 @@ pub struct Shard {
     pub format: u32,
     /// Which coordination server the group is on.
     pub tailnet: Tailnet,
-    /// Names by their key: the hostname, or `svc:NAME`.
+    /// Device names by their key, the hostname.
     #[serde(default)]
     pub names: BTreeMap<String, Name>,
+    /// Services by their name, such as `svc:db`: every replica serves each of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, Service>,
+    /// The nodes that are hosts of services, by pod: each replica starts its own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hosts: BTreeMap<String, Host>,
 }
 
 /// The coordination server.
@@ -57,6 +63,35 @@ pub struct Name {
     /// Own certificates, looked up before the tailnet's. By SNI, exact or one `*.` label.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<OwnCertificate>,
+}
+
+/// A Tailscale Service with everything that it serves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    /// The object that asked for it.
+    pub owner: Owner,
+    /// The object's generation that this was made of.
+    pub generation: i64,
+    /// What is served on which port.
+    pub listeners: Vec<Listener>,
+    /// The Secret (`kubernetes.io/tls`) where the issued certificate is kept, for all replicas; absent: no
+    /// port needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<SecretRef>,
+    /// Own certificates, as those of a [`Name`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<OwnCertificate>,
+}
+
+/// A replica's node that is a host of services.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Host {
+    /// Whose it is, for reports: the ProxyGroup.
+    pub owner: Owner,
+    /// The node; it has tags, since no other may be a host, and no certificate of its own.
+    pub node: NodeConfig,
 }
 
 /// A Kubernetes object, for reports and logs.

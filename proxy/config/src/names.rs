@@ -55,6 +55,11 @@ pub fn certificate(group: &str, hostname: &str) -> String {
     format!("{group}-{hostname}-tls")
 }
 
+/// The Secret with the certificate issued for a service, by its name without `svc:`. No device name has a dot.
+pub fn service_certificate(group: &str, label: &str) -> String {
+    format!("{group}-{label}.svc-tls")
+}
+
 /// The Secret with the group's ACME account, key `acme-account.key.pem`.
 pub fn acme_account(group: &str) -> String {
     format!("{group}-acme")

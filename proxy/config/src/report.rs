@@ -18,9 +18,12 @@ pub struct Report {
     pub replica: String,
     /// The proxy's version.
     pub version: String,
-    /// By the key of [`crate::group::Shard::names`].
+    /// By the key of [`crate::group::Shard::names`]; the replica's own host node by its hostname too.
     #[serde(default)]
     pub names: BTreeMap<String, NameReport>,
+    /// By the key of [`crate::group::Shard::services`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, ServiceReport>,
     /// Fields of the configuration that this version doesn't know, as JSON paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unknown_fields: Vec<String>,
@@ -60,6 +63,53 @@ pub struct NameReport {
     /// Control offers certificates for the name.
     #[serde(default)]
     pub https_available: bool,
+}
+
+/// One service on one replica.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceReport {
+    /// UID of the owner that the applied configuration came from.
+    pub owner_uid: String,
+    /// The generation that is served.
+    pub applied_generation: i64,
+    /// The step that is reached.
+    pub stage: Stage,
+    /// Why it isn't serving, with the next step, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The full name, without trailing dot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assigned_name: Option<String>,
+    /// Its addresses, as control told this host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// End of the served certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_expires: Option<Timestamp>,
+    /// Why there is no (new) certificate.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub certificate_error: String,
+}
+
+/// The steps of a service on one host, in their order: each needs those before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Stage {
+    /// The host's node isn't on the tailnet.
+    #[default]
+    Connecting,
+    /// Control knows that this host would serve it.
+    Offered,
+    /// Control has told the host the addresses: somebody, or the policy, has approved it.
+    Approved,
+    /// Every port that needs a certificate has one.
+    CertificateReady,
+    /// Withdrawn, so that connections go elsewhere; those that are there are finished.
+    Draining,
+    /// Control may send connections here.
+    Advertised,
+    /// Answers.
+    Serving,
 }
 
 /// The steps of a name, in their order.

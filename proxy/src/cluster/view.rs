@@ -74,6 +74,8 @@ impl View {
                     derp_only: false,
                 },
                 names: BTreeMap::new(),
+                services: BTreeMap::new(),
+                hosts: BTreeMap::new(),
             }),
             Object::Endpoints => {
                 self.endpoints_changed = true;

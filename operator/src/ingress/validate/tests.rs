@@ -48,7 +48,7 @@ fn upstream_annotations_are_honoured_and_others_are_named() {
     let claim = claim(&object(annotations, &format!("{{{DEFAULT}}}")));
     let spec = claim.spec.unwrap();
     assert_eq!(spec.tags, ["tag:a", "tag:b"]);
-    assert!(spec.http_redirect);
+    assert!(spec.redirects());
     assert_eq!(claim.group, "g");
     let reasons: Vec<_> = claim.warnings.iter().map(|w| w.reason).collect();
     assert_eq!(reasons, [reasons::IGNORED_ANNOTATION, reasons::FUNNEL_NEEDS_LOCK]);
@@ -120,7 +120,8 @@ fn rules_are_for_every_host_of_the_name_or_for_hosts_of_an_own_certificate() {
          {{host: wiki}}]}}"
     );
     let claim = claim(&object("{}", &spec));
-    let routes = claim.spec.unwrap().routes;
+    let spec = claim.spec.unwrap();
+    let routes: Vec<_> = spec.routes().collect();
     let told: Vec<_> = routes
         .iter()
         .map(|r| (r.host.as_deref(), r.path.clone()))
@@ -140,7 +141,8 @@ fn rules_are_for_every_host_of_the_name_or_for_hosts_of_an_own_certificate() {
 fn a_rule_for_everything_is_stronger_than_the_default_backend() {
     let spec =
         format!("{{{DEFAULT}, rules: [{{http: {{paths: [{{path: /, pathType: Prefix, {BACKEND}}}]}}}}]}}");
-    let routes = claim(&object("{}", &spec)).spec.unwrap().routes;
+    let spec = claim(&object("{}", &spec)).spec.unwrap();
+    let routes: Vec<_> = spec.routes().collect();
     assert_eq!(routes.len(), 1);
     assert_eq!(routes[0].backend.port, Port::Name("http".into()));
 }

@@ -33,7 +33,7 @@ fn claim(stores: &Stores) -> Claim {
     tailnet_ingress::validate::claim(&stores.tailnet_ingresses.state()[0])
 }
 
-fn planned(claim: &Claim, stores: &Stores, found: Vec<Found>, devices: usize) -> NamePlan {
+fn planned(claim: &Claim, stores: &Stores, found: Vec<Found>, kept: bool) -> NamePlan {
     let judgement = judge(claim, &Claims::collect(stores), stores);
     plan(Inputs {
         namespace: "postern",
@@ -42,7 +42,7 @@ fn planned(claim: &Claim, stores: &Stores, found: Vec<Found>, devices: usize) ->
         judgement: &judgement,
         found,
         copies: vec!["stale".into()],
-        devices,
+        kept,
         has_default_group: true,
     })
 }
@@ -61,13 +61,13 @@ fn certificate(keys: &[&str]) -> Secret {
 fn the_finalizer_comes_with_acceptance_and_goes_with_the_last_device() {
     let stores = filled("postern", CLUSTER);
     let mut claim = claim(&stores);
-    assert_eq!(planned(&claim, &stores, Vec::new(), 0).finalizer, Some(true));
+    assert_eq!(planned(&claim, &stores, Vec::new(), false).finalizer, Some(true));
     claim.held = true;
-    assert_eq!(planned(&claim, &stores, Vec::new(), 1).finalizer, None);
+    assert_eq!(planned(&claim, &stores, Vec::new(), true).finalizer, None);
     claim.deleting = true;
-    let waits = planned(&claim, &stores, Vec::new(), 1);
+    let waits = planned(&claim, &stores, Vec::new(), true);
     assert_eq!((waits.finalizer, waits.prune.len()), (None, 1));
-    assert_eq!(planned(&claim, &stores, Vec::new(), 0).finalizer, Some(false));
+    assert_eq!(planned(&claim, &stores, Vec::new(), false).finalizer, Some(false));
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_refused_claim_gets_no_finalizer_and_no_copies() {
     let mut claim = claim(&stores);
     claim.group = "other".into();
     let tls = claim.spec.as_ref().unwrap().tls[0].clone();
-    let plan = planned(&claim, &stores, vec![(tls, Ok(certificate(&KEYS)))], 0);
+    let plan = planned(&claim, &stores, vec![(tls, Ok(certificate(&KEYS)))], false);
     assert_eq!(
         (plan.finalizer, plan.copies.len(), plan.make_default_group),
         (None, 0, false)
@@ -92,7 +92,7 @@ fn certificates_are_copied_and_what_is_wrong_with_one_is_said() {
         &claim,
         &stores,
         vec![(tls.clone(), Ok(certificate(&["tls.crt", "tls.key", "ca.crt"])))],
-        0,
+        false,
     );
     assert_eq!(
         good.copies[0].data.as_ref().unwrap().len(),
@@ -100,7 +100,7 @@ fn certificates_are_copied_and_what_is_wrong_with_one_is_said() {
         "only what a proxy needs"
     );
     assert_eq!(good.prune, ["stale"]);
-    let bad = planned(&claim, &stores, vec![(tls, Ok(certificate(&["tls.crt"])))], 0);
+    let bad = planned(&claim, &stores, vec![(tls, Ok(certificate(&["tls.crt"])))], false);
     assert_eq!(bad.problems[0].field, "spec.tls[0].secretName");
     assert!(bad.problems[0].message.contains("tls.key"));
 }

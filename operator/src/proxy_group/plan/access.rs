@@ -1,13 +1,14 @@
 //! What a group's pods may do: read and fill objects by name, and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use k8s_openapi::{
     api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use postern_proxy_config::{group::Name, names};
+use postern_proxy_config::names;
 
+use super::config::Config;
 use crate::{
     context::Settings,
     labels::account,
@@ -17,7 +18,7 @@ use crate::{
 pub(super) fn role(
     valid: &Valid,
     inputs: &Inputs,
-    all: &BTreeMap<String, Name>,
+    config: &Config,
     meta: &dyn Fn(String) -> ObjectMeta,
 ) -> Role {
     let group = &valid.group;
@@ -31,7 +32,10 @@ pub(super) fn role(
             .keys()
             .map(|hostname| names::certificate(group, hostname)),
     );
-    filled.extend(all.values().map(|name| name.node.state.name.clone()));
+    filled.extend(config.names.values().map(|name| name.node.state.name.clone()));
+    filled.extend(
+        (config.services.values()).filter_map(|service| Some(service.certificate.as_ref()?.name.clone())),
+    );
     let mut read = BTreeSet::from([names::replica_link(group)]);
     read.extend(inputs.own_certificates.iter().cloned());
 

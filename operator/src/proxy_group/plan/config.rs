@@ -11,11 +11,12 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::ResourceExt;
+use postern_crds::ProxyGroup;
 use postern_proxy_config::{
     FORMAT,
     assignment::{ASSIGNMENT_KEY, Assignment},
     endpoints::{ENDPOINTS_KEY, Endpoints},
-    group::{Backend, CONFIG_KEY, Name, Owner, Shard, Tailnet},
+    group::{Backend, CONFIG_KEY, Host, Name, NodeConfig, Owner, SecretRef, Service, Shard, Tailnet},
     names,
 };
 use serde::Serialize;
@@ -23,17 +24,25 @@ use serde::Serialize;
 use crate::{
     context::Settings,
     labels::{self, HOSTNAME, OWNER, OWNER_UID, ROLE_CERTIFICATE, ROLE_NODE, TAILNET},
-    name::judge::{https_routes, issues_certificates, keep_serving, lets_nodes_ask_for_tags},
-    proxy_group::{dereference::Inputs, validate::Valid},
+    model::{ClaimKind, SERVICE_PREFIX},
+    name::judge::{backends, issues_certificates, keep_serving, lets_nodes_ask_for_tags},
+    proxy_group::{
+        dereference::{Decided, Inputs},
+        validate::Valid,
+    },
     record::TAGS,
 };
 
 /// What a group serves.
 #[derive(Debug, Default)]
 pub(super) struct Config {
-    /// By name.
+    /// Devices by name.
     pub(super) names: BTreeMap<String, Name>,
-    /// Names without a record yet.
+    /// Services by name.
+    pub(super) services: BTreeMap<String, Service>,
+    /// Hosts of the Services, by pod.
+    pub(super) hosts: BTreeMap<String, Host>,
+    /// Names and hosts without a record yet.
     pub(super) missing: Vec<Wanted>,
     /// Secrets of records that nobody wants any more.
     pub(super) release: Vec<String>,
@@ -45,9 +54,10 @@ pub(super) struct Wanted {
     hostname: String,
     owner: Owner,
     tags: Vec<String>,
+    certificate: bool,
 }
 
-pub(super) fn config(inputs: &Inputs, valid: &Valid) -> Config {
+pub(super) fn config(settings: &Settings, inputs: &Inputs, valid: &Valid) -> Config {
     let mut config = Config::default();
     let mut wanted = BTreeSet::new();
     for decided in &inputs.claims {
@@ -55,38 +65,18 @@ pub(super) fn config(inputs: &Inputs, valid: &Valid) -> Config {
         if decided.claim.deleting || !decided.claim.held {
             continue;
         }
-        let (key, mut name) = match (&decided.judgement.accepted, &decided.keeps) {
-            (Ok(accepted), _) => {
-                let mut name = accepted.name.clone();
-                if let Some(before) = inputs.before.get(accepted.hostname.as_str()) {
-                    keep_serving(&mut name, before);
+        match decided.claim.kind {
+            ClaimKind::Service => config.services.extend(service(decided, inputs)),
+            ClaimKind::Device => {
+                if let Some((key, name)) = name(decided, inputs) {
+                    config.place(inputs, valid, &mut wanted, key, name);
                 }
-                (accepted.hostname.to_string(), name)
             }
-            (Err(_), Some(kept)) => match inputs.before.get(kept) {
-                Some(before) => (kept.clone(), before.clone()),
-                None => continue,
-            },
-            (Err(_), None) => continue,
-        };
-        wanted.insert((key.clone(), decided.claim.owner.uid.clone()));
-        match inputs.records.get(&key) {
-            // A device that another object had goes first; this one is made when it is gone.
-            Some(record) if record.owner_uid != decided.claim.owner.uid => {}
-            Some(record) if record.is_usable() => {
-                name.node.state.revision = record.revision();
-                if !lets_nodes_ask_for_tags(&valid.tailnet) {
-                    // The record keeps them: a device that never reported is found by its name and tags.
-                    name.node.tags.clear();
-                }
-                config.names.insert(key, name);
-            }
-            Some(_) => {}
-            None => config.missing.push(Wanted {
-                tags: name.node.tags,
-                hostname: key,
-                owner: decided.claim.owner.clone(),
-            }),
+        }
+    }
+    if !config.services.is_empty() {
+        for ordinal in 0..valid.replicas {
+            config.host(settings, inputs, valid, &mut wanted, ordinal);
         }
     }
     config.release = (inputs.records.values())
@@ -101,85 +91,279 @@ pub(super) fn config(inputs: &Inputs, valid: &Valid) -> Config {
     config
 }
 
+impl Config {
+    fn place(
+        &mut self,
+        inputs: &Inputs,
+        valid: &Valid,
+        wanted: &mut BTreeSet<(String, String)>,
+        key: String,
+        mut name: Name,
+    ) {
+        wanted.insert((key.clone(), name.owner.uid.clone()));
+        match usable(inputs, valid, &key, &name.owner, &mut name.node) {
+            Standing::Usable => {
+                self.names.insert(key, name);
+            }
+            Standing::NotYet => {}
+            Standing::Missing => self.missing.push(Wanted {
+                tags: name.node.tags,
+                hostname: key,
+                owner: name.owner,
+                certificate: issues_certificates(&valid.tailnet),
+            }),
+        }
+    }
+
+    /// A replica's own node: the coordination service takes tagged ones alone as hosts.
+    fn host(
+        &mut self,
+        settings: &Settings,
+        inputs: &Inputs,
+        valid: &Valid,
+        wanted: &mut BTreeSet<(String, String)>,
+        ordinal: u32,
+    ) {
+        let hostname = labels::host(&valid.group, ordinal, &settings.cluster_id);
+        let owner = Owner {
+            kind: <ProxyGroup as kube::Resource>::kind(&()).into_owned(),
+            namespace: String::new(),
+            name: valid.group.clone(),
+            uid: valid.uid.clone(),
+        };
+        let mut node = NodeConfig {
+            hostname: hostname.clone(),
+            tags: valid.tailnet.spec.tags.clone(),
+            state: SecretRef {
+                name: names::node_state(&valid.group, &hostname),
+                revision: String::new(),
+            },
+            certificate: None,
+        };
+        wanted.insert((hostname.clone(), owner.uid.clone()));
+        match usable(inputs, valid, &hostname, &owner, &mut node) {
+            Standing::Usable => {
+                self.hosts
+                    .insert(names::pod(&valid.group, ordinal), Host { owner, node });
+            }
+            Standing::NotYet => {}
+            Standing::Missing => self.missing.push(Wanted {
+                hostname,
+                owner,
+                tags: node.tags,
+                certificate: false,
+            }),
+        }
+    }
+}
+
+/// Whether a node can be started.
+enum Standing {
+    /// With its record.
+    Usable,
+    /// Its record isn't ready.
+    NotYet,
+    /// It has no record.
+    Missing,
+}
+
+/// Fills in what the record of a node says.
+fn usable(inputs: &Inputs, valid: &Valid, hostname: &str, owner: &Owner, node: &mut NodeConfig) -> Standing {
+    match inputs.records.get(hostname) {
+        None => Standing::Missing,
+        // A device that another object had goes first; this one is made when it is gone.
+        Some(record) if record.owner_uid != owner.uid => Standing::NotYet,
+        Some(record) if record.is_usable() => {
+            node.state.revision = record.revision();
+            if !lets_nodes_ask_for_tags(&valid.tailnet) {
+                // The record keeps them: a device that never reported is found by its name and tags.
+                node.tags.clear();
+            }
+            Standing::Usable
+        }
+        Some(_) => Standing::NotYet,
+    }
+}
+
+/// What a device name serves; after a broken change what it served before.
+fn name(decided: &Decided, inputs: &Inputs) -> Option<(String, Name)> {
+    let claim = &decided.claim;
+    let Ok(accepted) = &decided.judgement.accepted else {
+        let kept = decided.keeps.as_ref()?;
+        return Some((kept.clone(), inputs.before.names.get(kept)?.clone()));
+    };
+    let key = accepted.hostname.to_string();
+    let mut listeners = accepted.listeners.clone();
+    if let Some(before) = inputs.before.names.get(&key) {
+        keep_serving(&mut listeners, &before.listeners);
+    }
+    let secret = |name: String| SecretRef {
+        name,
+        revision: String::new(),
+    };
+    let name = Name {
+        owner: claim.owner.clone(),
+        generation: claim.generation,
+        node: NodeConfig {
+            hostname: key.clone(),
+            tags: accepted.tags.clone(),
+            state: secret(names::node_state(&claim.group, &key)),
+            certificate: accepted.certificate.clone().map(secret),
+        },
+        listeners,
+        // Funnel wants a lock, which no front end can say yet.
+        funnel: BTreeSet::new(),
+        certificates: accepted.certificates.clone(),
+    };
+    Some((key, name))
+}
+
+/// The same for a Service.
+fn service(decided: &Decided, inputs: &Inputs) -> Option<(String, Service)> {
+    let claim = &decided.claim;
+    let Ok(accepted) = &decided.judgement.accepted else {
+        let kept = decided.keeps.as_ref()?;
+        return Some((kept.clone(), inputs.before.services.get(kept)?.clone()));
+    };
+    let key = format!("{SERVICE_PREFIX}{}", accepted.hostname);
+    let mut listeners = accepted.listeners.clone();
+    if let Some(before) = inputs.before.services.get(&key) {
+        keep_serving(&mut listeners, &before.listeners);
+    }
+    let service = Service {
+        owner: claim.owner.clone(),
+        generation: claim.generation,
+        listeners,
+        certificate: accepted.certificate.clone().map(|name| SecretRef {
+            name,
+            revision: String::new(),
+        }),
+        certificates: accepted.certificates.clone(),
+    };
+    Some((key, service))
+}
+
 /// The Secrets of a name: its record, and where its certificate will be. Empty, since the proxy may only
-/// fill what is there; the type `kubernetes.io/tls` wants both of its keys even so.
+/// fill what is there.
 pub(super) fn secrets(settings: &Settings, valid: &Valid, wanted: &Wanted) -> Vec<Secret> {
     let Wanted {
         hostname,
         owner,
         tags,
+        certificate,
     } = wanted;
-    let meta = |role: &str, name: String| {
-        let mut meta = labels::group_meta(&settings.namespace, &valid.group, role, name);
-        let labels = meta.labels.get_or_insert_default();
-        labels.insert(HOSTNAME.into(), hostname.clone());
-        labels.insert(OWNER_UID.into(), owner.uid.clone());
-        labels.insert(TAILNET.into(), valid.tailnet.name_any());
-        meta.annotations = Some(BTreeMap::from([(
-            OWNER.to_owned(),
-            format!("{}/{}/{}", owner.kind, owner.namespace, owner.name),
-        )]));
-        meta
-    };
-    let mut node = meta(ROLE_NODE, names::node_state(&valid.group, hostname));
-    node.annotations
-        .get_or_insert_default()
-        .insert(TAGS.into(), tags.join(","));
+    let name = names::node_state(&valid.group, hostname);
+    let mut metadata = made_for(settings, valid, ROLE_NODE, name, hostname, owner);
+    let annotations = metadata.annotations.get_or_insert_default();
+    annotations.insert(TAGS.into(), tags.join(","));
     let mut secrets = vec![Secret {
-        metadata: node,
+        metadata,
         ..Secret::default()
     }];
-    if issues_certificates(&valid.tailnet) {
-        let empty = || ByteString(Vec::new());
-        secrets.push(Secret {
-            metadata: meta(ROLE_CERTIFICATE, names::certificate(&valid.group, hostname)),
-            type_: Some("kubernetes.io/tls".into()),
-            data: Some(BTreeMap::from([
-                ("tls.crt".into(), empty()),
-                ("tls.key".into(), empty()),
-            ])),
-            ..Secret::default()
-        });
+    if *certificate {
+        let name = names::certificate(&valid.group, hostname);
+        secrets.push(certificate_secret(settings, valid, name, hostname, owner));
     }
     secrets
 }
 
-pub(super) fn shards(
+/// Where the certificates of Services will be, one for all replicas.
+pub(super) fn service_certificates(settings: &Settings, valid: &Valid, config: &Config) -> Vec<Secret> {
+    (config.services.iter())
+        .filter_map(|(key, service)| {
+            let name = service.certificate.as_ref()?.name.clone();
+            let label = key.strip_prefix(SERVICE_PREFIX).unwrap_or(key);
+            Some(certificate_secret(settings, valid, name, label, &service.owner))
+        })
+        .collect()
+}
+
+/// The type `kubernetes.io/tls` wants both of its keys, even empty.
+fn certificate_secret(
+    settings: &Settings,
     valid: &Valid,
-    all: &BTreeMap<String, Name>,
-    meta: &dyn Fn(String) -> ObjectMeta,
-) -> Vec<ConfigMap> {
+    name: String,
+    hostname: &str,
+    owner: &Owner,
+) -> Secret {
+    let empty = || ByteString(Vec::new());
+    Secret {
+        metadata: made_for(settings, valid, ROLE_CERTIFICATE, name, hostname, owner),
+        type_: Some("kubernetes.io/tls".into()),
+        data: Some(BTreeMap::from([
+            ("tls.crt".into(), empty()),
+            ("tls.key".into(), empty()),
+        ])),
+        ..Secret::default()
+    }
+}
+
+/// Metadata of something that was made for a name of an object.
+fn made_for(
+    settings: &Settings,
+    valid: &Valid,
+    role: &str,
+    name: String,
+    hostname: &str,
+    owner: &Owner,
+) -> ObjectMeta {
+    let mut meta = labels::group_meta(&settings.namespace, &valid.group, role, name);
+    let labels = meta.labels.get_or_insert_default();
+    labels.insert(HOSTNAME.into(), hostname.to_owned());
+    labels.insert(OWNER_UID.into(), owner.uid.clone());
+    labels.insert(TAILNET.into(), valid.tailnet.name_any());
+    meta.annotations = Some(BTreeMap::from([(
+        OWNER.to_owned(),
+        format!("{}/{}/{}", owner.kind, owner.namespace, owner.name),
+    )]));
+    meta
+}
+
+pub(super) fn shards(valid: &Valid, config: &Config, meta: &dyn Fn(String) -> ObjectMeta) -> Vec<ConfigMap> {
     let spec = &valid.tailnet.spec;
     let name = |i| names::shard(&valid.group, i);
-    let mut shards = vec![BTreeMap::new(); names::SHARDS];
-    for (key, name) in all {
-        shards[names::shard_of(key)].insert(key.clone(), name.clone());
+    let empty = Shard {
+        format: FORMAT,
+        tailnet: Tailnet {
+            control_url: spec.login_server.clone(),
+            ca_bundle: spec.ca_bundle.clone(),
+            acme_directory: spec.acme_directory.clone(),
+            derp_only: spec.derp_only,
+        },
+        names: BTreeMap::new(),
+        services: BTreeMap::new(),
+        hosts: BTreeMap::new(),
+    };
+    let mut shards = vec![empty; names::SHARDS];
+    for (key, name) in &config.names {
+        shards[names::shard_of(key)]
+            .names
+            .insert(key.clone(), name.clone());
     }
-    (shards.into_iter().enumerate())
-        .map(|(i, names)| {
-            let shard = Shard {
-                format: FORMAT,
-                tailnet: Tailnet {
-                    control_url: spec.login_server.clone(),
-                    ca_bundle: spec.ca_bundle.clone(),
-                    acme_directory: spec.acme_directory.clone(),
-                    derp_only: spec.derp_only,
-                },
-                names,
-            };
-            json_map(meta(name(i)), CONFIG_KEY, &shard)
-        })
+    for (key, service) in &config.services {
+        let shard = &mut shards[names::shard_of(key)];
+        shard.services.insert(key.clone(), service.clone());
+    }
+    for (pod, host) in &config.hosts {
+        shards[names::shard_of(pod)]
+            .hosts
+            .insert(pod.clone(), host.clone());
+    }
+    (shards.iter().enumerate())
+        .map(|(i, shard)| json_map(meta(name(i)), CONFIG_KEY, shard))
         .collect()
 }
 
 pub(super) fn endpoints(
     group: &str,
-    all: &BTreeMap<String, Name>,
+    config: &Config,
     meta: &dyn Fn(String) -> ObjectMeta,
     addresses: &dyn Fn(&str) -> Vec<SocketAddr>,
 ) -> ConfigMap {
-    let backends = (all.values().flat_map(https_routes))
-        .filter_map(|route| match &route.backend {
+    let names = config.names.values().map(|name| &name.listeners);
+    let services = config.services.values().map(|service| &service.listeners);
+    let backends = (names.chain(services).flat_map(|listeners| backends(listeners)))
+        .filter_map(|backend| match backend {
             Backend::Service { key, .. } => Some((key.clone(), addresses(key))),
             Backend::Address { .. }
             | Backend::Unix { .. }

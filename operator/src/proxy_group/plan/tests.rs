@@ -37,6 +37,10 @@ struct Core<'a> {
     release: Vec<&'a str>,
     endpoints: serde_json::Value,
     names: serde_json::Value,
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    services: serde_json::Map<String, serde_json::Value>,
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    hosts: serde_json::Map<String, serde_json::Value>,
     role: Vec<String>,
 }
 
@@ -51,10 +55,12 @@ fn core(plan: &Plan) -> Core<'_> {
             .unwrap_or_default();
         serde_json::from_str(&text).unwrap()
     };
-    let mut names = serde_json::Map::new();
-    for shard in &plan.shards {
-        names.extend(json(shard)["names"].as_object().unwrap().clone());
-    }
+    let all = |part: &str| -> serde_json::Map<_, _> {
+        (plan.shards.iter())
+            .filter_map(|shard| json(shard)[part].as_object().cloned())
+            .flatten()
+            .collect()
+    };
     let rules = plan
         .role
         .rules
@@ -69,7 +75,9 @@ fn core(plan: &Plan) -> Core<'_> {
             .collect(),
         release: plan.release.iter().map(|(name, _)| name.as_str()).collect(),
         endpoints: json(&plan.endpoints)["backends"].clone(),
-        names: names.into(),
+        names: all("names").into(),
+        services: all("services"),
+        hosts: all("hosts"),
         role: rules
             .map(|r| format!("{:?} {:?}", r.verbs, r.resource_names.clone().unwrap_or_default()))
             .collect(),

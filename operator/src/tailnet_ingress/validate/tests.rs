@@ -26,9 +26,10 @@ fn the_short_form_serves_everything_under_the_objects_name() {
     assert_eq!(claim.hostname.unwrap().as_str(), "grafana");
     assert_eq!(claim.group, "default");
     let spec = claim.spec.unwrap();
-    assert_eq!(spec.routes.len(), 1);
-    assert_eq!(spec.routes[0].path, PathMatch::Prefix("/".into()));
-    assert_eq!(spec.routes[0].timeouts, Timeouts::default());
+    let routes: Vec<_> = spec.routes().collect();
+    assert_eq!(routes.len(), 1);
+    assert_eq!(routes[0].path, PathMatch::Prefix("/".into()));
+    assert_eq!(routes[0].timeouts, Timeouts::default());
 }
 
 #[test]
@@ -90,7 +91,8 @@ fn access_of_the_object_is_that_of_rules_without_one() {
     let claim = claim(&object(&format!(
         "{{access: {{allow: [{{user: a}}]}}, rules: [{{path: {{value: /x}}, access: {{allow: []}}, {BACKEND}}}, {{{BACKEND}}}]}}"
     )));
-    let routes = claim.spec.unwrap().routes;
+    let spec = claim.spec.unwrap();
+    let routes: Vec<_> = spec.routes().collect();
     assert!(routes[0].access.as_ref().unwrap().allow.is_empty());
     assert_eq!(routes[1].access.as_ref().unwrap().allow.len(), 1);
 }
