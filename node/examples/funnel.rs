@@ -58,7 +58,8 @@ fn config() -> Result<Config, Error> {
     Ok(Config {
         hostname: env::var("TS_HOSTNAME").unwrap_or_else(|_| "funnel".to_owned()),
         control_url: env::args().nth(1).unwrap_or_else(|| default.control_url.clone()),
-        acme_directory: env::var("TS_DEBUG_ACME_DIRECTORY_URL").unwrap_or_else(|_| default.acme_directory.clone()),
+        acme_directory: env::var("TS_DEBUG_ACME_DIRECTORY_URL")
+            .unwrap_or_else(|_| default.acme_directory.clone()),
         ..default
     })
 }
