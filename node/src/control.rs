@@ -110,6 +110,11 @@ fn spawn_with(
         });
     match ready {
         Ok((server, login)) => {
+            let merger = if config.keep_details {
+                Merger::keeping_details()
+            } else {
+                Merger::new()
+            };
             let session = Session {
                 identity: Arc::new(Identity::new(&config, &state.machine_key)),
                 config,
@@ -124,7 +129,7 @@ fn spawn_with(
                 status: status_sender,
                 node_key: node_key_sender,
                 maps: Maps {
-                    merger: Merger::new(),
+                    merger,
                     netmap: netmap_sender,
                     last_ping: String::new(),
                 },
@@ -161,6 +166,8 @@ pub struct ControlConfig {
     pub tags: Vec<String>,
     /// Remove the node when it goes.
     pub ephemeral: bool,
+    /// See [`crate::netmap::Details`].
+    pub keep_details: bool,
 }
 
 /// A pre-authentication key. Its `Debug` prints nothing.

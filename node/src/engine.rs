@@ -3,6 +3,7 @@
 //! (Design H of the measured prototype; `current_thread` runtimes are what it is made for.)
 
 use std::{
+    collections::BTreeSet,
     future::poll_fn,
     io,
     net::{IpAddr, SocketAddr},
@@ -11,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -84,6 +86,36 @@ pub struct EngineConfig {
     pub hand_over: HandOver,
 }
 
+/// What there is to say about the traffic with a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// How it is reached.
+    pub path: Path,
+    /// Bytes of packets sent in its tunnel, since the tunnel was made.
+    pub tx_bytes: u64,
+    /// Bytes of packets received.
+    pub rx_bytes: u64,
+    /// When it was sent something last.
+    pub last_send: Option<Timestamp>,
+    /// When the last handshake ended.
+    pub last_handshake: Option<Timestamp>,
+    /// It has a tunnel now.
+    pub is_live: bool,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self {
+            path: Path::None,
+            tx_bytes: 0,
+            rx_bytes: 0,
+            last_send: None,
+            last_handshake: None,
+            is_live: false,
+        }
+    }
+}
+
 /// A handle on the data plane. Clones share it.
 #[derive(Clone)]
 pub struct Engine {
@@ -144,7 +176,8 @@ impl Engine {
     }
 
     /// Accepts TCP connections to `port` on all own addresses (`addr` `None`) or on one address, which may be
-    /// a Tailscale Service's. Several listeners on one (address, port) are refused.
+    /// a Tailscale Service's. Several listeners on one (address, port) are refused. Port 0 of the own addresses
+    /// stands for every port that has no other listener.
     ///
     /// # Errors
     /// `AddrInUse`.
@@ -199,6 +232,36 @@ impl Engine {
     /// How a peer is reached at the moment.
     pub fn path(&self, peer: &NodePublic) -> Path {
         self.shared.paths.lock().path(Instant::now(), peer)
+    }
+
+    /// How a peer is reached, and what went to and from it.
+    pub fn traffic(&self, peer: &NodePublic) -> Traffic {
+        let (now, at) = (Instant::now(), Timestamp::now());
+        let (path, last_send) = {
+            let paths = self.shared.paths.lock();
+            (paths.path(now, peer), paths.last_send(peer))
+        };
+        let before = |ago: Duration| at.checked_sub(ago).unwrap_or(at);
+        let live = self.shared.peers.live_peer(peer);
+        let (tx_bytes, rx_bytes, handshake) = live.as_ref().map_or((0, 0, None), |live| live.counters());
+        Traffic {
+            path,
+            tx_bytes,
+            rx_bytes,
+            last_send: last_send.map(|sent| before(now.saturating_duration_since(sent))),
+            last_handshake: handshake.map(before),
+            is_live: live.is_some(),
+        }
+    }
+
+    /// Ports that peers asked for and nobody listens on: the first few, as they come.
+    pub fn refused_ports(&self) -> watch::Receiver<BTreeSet<u16>> {
+        self.shared.refused.subscribe()
+    }
+
+    /// What is known about our own place in the network.
+    pub fn local(&self) -> LocalState {
+        self.shared.local.borrow().clone()
     }
 
     /// What a successor needs, as of now.

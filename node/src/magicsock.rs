@@ -333,6 +333,11 @@ impl Magicsock {
             .map_or(Path::None, |peer| self.path_of(now, peer))
     }
 
+    /// When something was routed to `peer` last.
+    pub fn last_send(&self, peer: &NodePublic) -> Option<Instant> {
+        self.peers.get(peer)?.last_send()
+    }
+
     fn path_of(&self, now: Instant, peer: &Peer) -> Path {
         let udp = if self.config.derp_only {
             None

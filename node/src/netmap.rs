@@ -60,6 +60,8 @@ pub struct Netmap {
     pub extra_records: Arc<[crate::tailcfg::DnsRecord]>,
     /// The tailnet's display name.
     pub domain: String,
+    /// Whether control wants MagicDNS to be answered by the nodes themselves.
+    pub magic_dns: bool,
     /// Problems that control reports about this node.
     pub health: Vec<String>,
     /// Addresses of nodes and keys, for look-ups.
@@ -116,6 +118,26 @@ pub struct Node {
     pub hostname: String,
     /// The operating system that the machine names.
     pub os: String,
+    /// For people and programs that ask about the machine; absent where nobody does.
+    pub details: Option<Arc<Details>>,
+}
+
+/// What the data plane has no use for. Kept where [`crate::node::Config::keep_details`] says so: a big
+/// tailnet's hostinfos are many bytes.
+#[derive(Debug, Clone, Default)]
+pub struct Details {
+    /// What the machine says about itself, as the JSON object that control sent.
+    pub hostinfo: Option<Box<str>>,
+    /// When it joined the tailnet.
+    pub created: Option<Timestamp>,
+    /// When control saw it last; of no meaning while it is online.
+    pub last_seen: Option<Timestamp>,
+    /// Who shared it into this tailnet; 0: nobody.
+    pub sharer: UserId,
+    /// Routes that it is the router for now.
+    pub primary_routes: Vec<IpNet>,
+    /// A WireGuard peer that is no tailnet client.
+    pub is_wire_guard_only: bool,
 }
 
 impl Node {

@@ -1,6 +1,7 @@
 //! The node: control session and data plane as one thing with a name, an identity and listeners.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -19,12 +20,12 @@ pub use self::{
 };
 use crate::{
     cert::CertStore,
-    control::{self, C2n, Control, ControlConfig, LocalState},
+    control::{self, C2n, Control, ControlConfig, ControlStatus, LocalState},
     credential::{Credential, CredentialError},
     dial::Destination,
-    engine::{Engine, EngineConfig, PingKind, Pong, TcpListener, TcpStream, UdpSocket},
+    engine::{Engine, EngineConfig, PingKind, Pong, TcpListener, TcpStream, Traffic, UdpSocket},
     funnel::{self, FunnelListener, FunnelMode, FunnelStream, Funnels},
-    key::{DiscoPrivate, NodePrivate},
+    key::{DiscoPrivate, NodePrivate, NodePublic},
     netmap::{Netmap, WhoIs},
     peerapi::PeerApi,
     proxy::{Outbound, Proxies},
@@ -131,6 +132,7 @@ impl Node {
                 hostname: config.hostname,
                 tags: config.tags,
                 ephemeral: config.ephemeral,
+                keep_details: config.keep_details,
             },
             state.clone(),
             Arc::clone(&keeper) as Arc<dyn control::Persist>,
@@ -232,7 +234,8 @@ impl Node {
         self.shared.control.netmap.clone()
     }
 
-    /// Accepts TCP connections on `port` of all own addresses.
+    /// Accepts TCP connections on `port` of all own addresses; 0 stands for every port that has no other
+    /// listener.
     ///
     /// # Errors
     /// When the port is taken.
@@ -436,6 +439,26 @@ impl Node {
     /// Who is behind `src`, with the capabilities it has towards `dst` (one of our addresses).
     pub fn whois(&self, src: IpAddr, dst: IpAddr) -> Option<WhoIs> {
         self.shared.control.netmap.borrow().as_ref()?.whois(src, dst)
+    }
+
+    /// How a peer is reached, and what went to and from it.
+    pub fn traffic(&self, peer: &NodePublic) -> Traffic {
+        self.shared.engine.traffic(peer)
+    }
+
+    /// Where peers may find us: endpoints, home region, PeerAPI.
+    pub fn local(&self) -> LocalState {
+        self.shared.engine.local()
+    }
+
+    /// Ports that peers asked for and nobody listens on: the first few, as they come.
+    pub fn refused_ports(&self) -> watch::Receiver<BTreeSet<u16>> {
+        self.shared.engine.refused_ports()
+    }
+
+    /// Whether the map stream is up now.
+    pub fn is_online(&self) -> bool {
+        matches!(*self.shared.control.status.borrow(), ControlStatus::Running)
     }
 
     /// A valid certificate for `domain`, from the store or issued now through control's `set-dns`; a stored

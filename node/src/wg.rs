@@ -208,6 +208,10 @@ impl Peers {
         )
     }
 
+    pub(crate) fn live_peer(&self, key: &NodePublic) -> Option<Arc<Peer>> {
+        self.live.read().get(key).cloned()
+    }
+
     pub(crate) fn live(&self) -> Vec<Arc<Peer>> {
         self.live.read().values().cloned().collect()
     }

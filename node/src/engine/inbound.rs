@@ -266,7 +266,10 @@ impl Inbox {
         let service = view.service(key.local.ip());
         let listener = match self.shared.listeners.door(key.local, service) {
             Door::Open(listener) => listener,
-            Door::Closed => return self.refuse(now, peer, &key, segment, packet),
+            Door::Closed => {
+                self.shared.note_refused(key.local.port());
+                return self.refuse(now, peer, &key, segment, packet);
+            }
             Door::Moved => return Err(DropReason::NotForUs),
         };
         if listener.capacity() == 0 {

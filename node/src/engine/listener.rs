@@ -39,6 +39,9 @@ pub(super) enum Door {
     Moved,
 }
 
+/// A listener on this port of the own addresses takes what has no listener of its own.
+const ANY_PORT: u16 = 0;
+
 /// Accepts connections.
 pub struct TcpListener {
     queue: mpsc::Receiver<TcpStream>,
@@ -101,7 +104,12 @@ impl Listeners {
         let bind = service.map_or(Bind::Own, |name| Bind::Service(name.clone()));
         let found = listeners
             .get(&(Bind::Addr(to.ip()), to.port()))
-            .or_else(|| listeners.get(&(bind.clone(), to.port())));
+            .or_else(|| listeners.get(&(bind.clone(), to.port())))
+            .or_else(|| {
+                listeners
+                    .get(&(Bind::Own, ANY_PORT))
+                    .filter(|_| service.is_none())
+            });
         match found {
             Some(listener) => Door::Open(listener.clone()),
             None if service.is_none() || listeners.keys().any(|(at, _)| *at == bind) => Door::Closed,

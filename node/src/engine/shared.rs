@@ -4,7 +4,7 @@
 //! are called with none of them held.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{
         Arc,
         atomic::{
@@ -48,6 +48,8 @@ const MAX_FLOWS: usize = 16_384;
 const MEMORY: usize = 128 << 20;
 /// Packets that wait for the engine to hand them to a relay.
 const MAX_DERP_QUEUE: usize = 1024;
+/// Refused ports that are remembered: for a hint in the log, not for a port scan.
+const MAX_REFUSED: usize = 32;
 
 pub(super) struct Shared {
     pub(super) udp: Udp,
@@ -63,6 +65,8 @@ pub(super) struct Shared {
     pub(super) view: ArcSwapOption<View>,
     pub(super) local: watch::Sender<LocalState>,
     pub(super) stats: Arc<Stats>,
+    /// Ports that somebody asked for and nobody listens on, a bounded number of them.
+    pub(super) refused: watch::Sender<BTreeSet<u16>>,
     pub(super) mail: Mutex<Mail>,
     /// Packets for relays.
     pub(super) derp_queue: Mutex<VecDeque<(RegionId, NodePublic, Bytes)>>,
@@ -107,6 +111,7 @@ impl Shared {
             view: ArcSwapOption::empty(),
             local,
             stats,
+            refused: watch::Sender::default(),
             mail: Mutex::default(),
             derp_queue: Mutex::default(),
             derp_only,
@@ -125,6 +130,12 @@ impl Shared {
     /// The time as the TCP machine counts it.
     pub(super) fn now(&self) -> Instant {
         Instant::from_micros(self.start.elapsed().as_micros() as i64)
+    }
+
+    /// Somebody asked for a port where nobody listens.
+    pub(super) fn note_refused(&self, port: u16) {
+        self.refused
+            .send_if_modified(|ports| ports.len() < MAX_REFUSED && ports.insert(port));
     }
 
     /// Runs `f` on the flow's connection, then seals and queues the packets that it made, all under the

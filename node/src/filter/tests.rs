@@ -301,5 +301,6 @@ fn peer(ip: IpAddr, caps: Vec<String>) -> Node {
         peer_api: PeerApi::default(),
         hostname: String::new(),
         os: String::new(),
+        details: None,
     }
 }

@@ -124,6 +124,10 @@ impl Peer {
         }
     }
 
+    pub(super) fn last_send(&self) -> Option<Instant> {
+        self.last_send
+    }
+
     /// Our own network has changed: what was measured has to be measured again.
     pub(super) fn distrust(&mut self, now: Instant) {
         if let Some(best) = &mut self.best {

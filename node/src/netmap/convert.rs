@@ -1,9 +1,9 @@
 //! From control's types to ours, with the old forms of fields turned into the new ones
 //! (Go: `upgradeNode`, `control/controlclient/map.go`).
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
-use super::{Node, PeerApi, UserProfile};
+use super::{Details, Node, PeerApi, UserProfile};
 use crate::{
     derp_map::{DerpAddr, DerpNode, DerpRegion, RegionId},
     tailcfg,
@@ -44,6 +44,16 @@ impl From<tailcfg::Node> for Node {
             peer_api: peer_api(&node.hostinfo.services),
             hostname: node.hostinfo.hostname,
             os: node.hostinfo.os,
+            details: node.hostinfo.json.is_some().then(|| {
+                Arc::new(Details {
+                    hostinfo: node.hostinfo.json,
+                    created: node.created,
+                    last_seen: node.last_seen,
+                    sharer: node.sharer,
+                    primary_routes: node.primary_routes,
+                    is_wire_guard_only: node.is_wire_guard_only,
+                })
+            }),
         }
     }
 }

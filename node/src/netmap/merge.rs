@@ -26,6 +26,7 @@ const MIN_CLOCK_DELTA: SignedDuration = SignedDuration::from_mins(1);
 #[derive(Debug, Default)]
 pub struct Merger {
     generation: u64,
+    keep_details: bool,
     /// Control's clock minus ours.
     clock_delta: SignedDuration,
     self_node: Option<Arc<Node>>,
@@ -59,10 +60,19 @@ impl Merger {
         Self::default()
     }
 
+    /// The same, and keeps every node's [`super::Details`].
+    pub fn keeping_details() -> Self {
+        Self {
+            keep_details: true,
+            ..Self::default()
+        }
+    }
+
     /// A new map stream begins, and with it a full map: forgets all but the count of generations.
     pub fn restart(&mut self) {
         *self = Self {
             generation: self.generation,
+            keep_details: self.keep_details,
             ..Self::default()
         };
     }
@@ -74,9 +84,12 @@ impl Merger {
     /// When nothing is known about this node yet and the message doesn't say it.
     pub fn apply(
         &mut self,
-        response: tailcfg::MapResponse,
+        mut response: tailcfg::MapResponse,
         now: Timestamp,
     ) -> Result<Option<Arc<Netmap>>, MergeError> {
+        if !self.keep_details {
+            forget_details(&mut response);
+        }
         if let Some(control) = response.control_time {
             let delta = control.duration_since(now);
             let matters = delta.abs() >= MIN_CLOCK_DELTA;
@@ -155,6 +168,7 @@ impl Merger {
                 .collect(),
             extra_records: self.extra_records.clone(),
             domain: self.domain.clone(),
+            magic_dns: self.dns.proxied,
             health: self.problems(),
             index: self.index.clone(),
         })
@@ -250,6 +264,15 @@ struct PeerDelta {
     changed: tailcfg::List<tailcfg::Node>,
     online: BTreeMap<super::NodeId, bool>,
     patches: tailcfg::List<tailcfg::PeerChange>,
+}
+
+/// Without its JSON a hostinfo makes no [`super::Details`].
+fn forget_details(response: &mut tailcfg::MapResponse) {
+    let peers = response.peers.items.iter_mut();
+    let nodes = peers
+        .chain(&mut response.peers_changed.items)
+        .chain(&mut response.node);
+    nodes.for_each(|node| node.hostinfo.json = None);
 }
 
 /// Our own name without its first label; should it have one label only, the first search domain.

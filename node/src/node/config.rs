@@ -41,6 +41,8 @@ pub struct Config {
     pub static_endpoints: Vec<SocketAddr>,
     /// Never use UDP.
     pub derp_only: bool,
+    /// Whether peers' [`crate::netmap::Details`] are kept for those who ask: some hundred bytes each.
+    pub keep_details: bool,
 }
 
 impl Default for Config {
@@ -59,6 +61,7 @@ impl Default for Config {
             udp_port: 0,
             static_endpoints: Vec::new(),
             derp_only: false,
+            keep_details: false,
         }
     }
 }

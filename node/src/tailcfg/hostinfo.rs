@@ -102,6 +102,9 @@ pub struct Hostinfo {
         skip_serializing_if = "String::is_empty"
     )]
     pub services_hash: String,
+    /// The JSON that this was read from, where it was read: there is more in it. Not sent.
+    #[serde(skip)]
+    pub json: Option<Box<str>>,
 }
 
 /// Something that a machine serves.

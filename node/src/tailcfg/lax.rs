@@ -13,6 +13,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::Hostinfo;
 use crate::key::{DiscoPublic, MachinePublic};
 
 /// A list without its broken elements.
@@ -88,6 +89,15 @@ where
 {
     let raw = Box::<RawValue>::deserialize(d)?;
     Ok(serde_json::from_str::<Option<T>>(raw.get()).ok().flatten())
+}
+
+/// With its JSON beside it.
+pub(super) fn hostinfo<'de, D: Deserializer<'de>>(d: D) -> Result<Hostinfo, D::Error> {
+    let raw = Box::<RawValue>::deserialize(d)?;
+    let read = serde_json::from_str::<Option<Hostinfo>>(raw.get());
+    let mut hostinfo = read.ok().flatten().unwrap_or_default();
+    hostinfo.json = raw.get().starts_with('{').then(|| raw.into());
+    Ok(hostinfo)
 }
 
 /// The default when the value is `null` or of another type.

@@ -54,8 +54,17 @@ pub struct Node {
     #[serde(rename = "HomeDERP", default, deserialize_with = "lax::or_default")]
     pub home_derp: u16,
     /// What the machine says about itself.
-    #[serde(default, deserialize_with = "lax::or_default")]
+    #[serde(default, deserialize_with = "lax::hostinfo")]
     pub hostinfo: Hostinfo,
+    /// When the machine joined the tailnet.
+    #[serde(default, deserialize_with = "lax::time")]
+    pub created: Option<Timestamp>,
+    /// Who shared the machine into this tailnet; 0: nobody.
+    #[serde(default, deserialize_with = "lax::or_default")]
+    pub sharer: UserId,
+    /// Routes that the machine is the router for now.
+    #[serde(default, deserialize_with = "lax::list")]
+    pub primary_routes: Vec<IpNet>,
     /// Capability version.
     #[serde(default, deserialize_with = "lax::or_default")]
     pub cap: u32,

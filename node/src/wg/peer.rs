@@ -76,6 +76,12 @@ impl Peer {
         self.node.load().allowed_ips.iter().any(|net| net.contains(&ip))
     }
 
+    /// Data bytes sent and received, and how long ago the last handshake was.
+    pub(crate) fn counters(&self) -> (u64, u64, Option<std::time::Duration>) {
+        let (handshake, tx, rx, ..) = self.session.lock().tunn.stats();
+        (tx as u64, rx as u64, handshake)
+    }
+
     pub(crate) fn seen(&self) -> Seen {
         *self.seen.lock()
     }

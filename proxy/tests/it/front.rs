@@ -342,6 +342,7 @@ fn node(tags: &[&str]) -> netmap::Node {
         peer_api: PeerApi::default(),
         hostname: "peer".into(),
         os: "linux".into(),
+        details: None,
     }
 }
 

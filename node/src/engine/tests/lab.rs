@@ -85,7 +85,7 @@ impl Side {
         RecentPeer {
             key: self.key.public(),
             addr: Some(addr),
-            seen: jiff::Timestamp::now(),
+            seen: Timestamp::now(),
         }
     }
 
@@ -115,7 +115,7 @@ impl Side {
         let netmap = self
             .merger
             .lock()
-            .apply(message, jiff::Timestamp::now())
+            .apply(message, Timestamp::now())
             .unwrap()
             .unwrap();
         let generation = netmap.generation;

@@ -396,5 +396,6 @@ pub(super) fn node(host: &Host) -> Node {
         peer_api: PeerApi::default(),
         hostname: String::new(),
         os: String::new(),
+        details: None,
     }
 }

@@ -188,6 +188,9 @@ fn apply_patch(node: &mut Node, patch: tailcfg::PeerChange) {
     if let Some(key_expiry) = patch.key_expiry {
         node.key_expiry = key_expiry;
     }
+    if let (Some(last_seen), Some(details)) = (patch.last_seen, &mut node.details) {
+        Arc::make_mut(details).last_seen = Some(last_seen);
+    }
 }
 
 fn has_ended(node: &Node, now: Timestamp) -> bool {
