@@ -1,16 +1,15 @@
 //! `/healthz`, `/readyz` and `/metrics`, for the cluster; never on the tailnet.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::net::Ipv6Addr;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::watch};
+use hyper::body::Incoming;
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::metrics::Metrics;
+use crate::{local::Socket, metrics::Metrics};
 
 /// What is answered.
 #[derive(Debug, Clone)]
@@ -23,54 +22,15 @@ pub struct Admin {
     pub draining: CancellationToken,
 }
 
-/// Kubernetes and Prometheus need few.
-const MAX_CONNECTIONS: usize = 32;
-
 impl Admin {
     /// Serves until `end`.
     ///
     /// # Errors
     /// When the port can't be had.
     pub async fn serve(self, port: u16, tasks: &TaskTracker, end: CancellationToken) -> std::io::Result<()> {
-        let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], port))).await;
-        let listener = match listener {
-            Ok(listener) => listener,
-            // No IPv6 on this machine.
-            Err(_) => TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await?,
-        };
-        let connections = tasks.clone();
-        tasks.spawn(async move {
-            let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
-            loop {
-                let accepted = tokio::select! {
-                    biased;
-                    () = end.cancelled() => return,
-                    accepted = listener.accept() => accepted,
-                };
-                let Ok((stream, _)) = accepted else {
-                    // Out of descriptors: a moment later there may be some.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                };
-                let Ok(permit) = permits.clone().try_acquire_owned() else {
-                    continue;
-                };
-                let (admin, end) = (self.clone(), end.clone());
-                connections.spawn(async move {
-                    let _permit = permit;
-                    let service =
-                        service_fn(|request| std::future::ready(Ok::<_, Infallible>(admin.answer(&request))));
-                    let mut builder = http1::Builder::new();
-                    builder
-                        .timer(TokioTimer::new())
-                        .header_read_timeout(Duration::from_secs(30));
-                    tokio::select! {
-                        biased;
-                        () = end.cancelled() => {}
-                        _ = builder.serve_connection(TokioIo::new(stream), service) => {}
-                    }
-                });
-            }
+        let socket = Socket::port((Ipv6Addr::UNSPECIFIED, port).into()).await?;
+        socket.serve(tasks, end, move |_client, request| {
+            std::future::ready(self.answer(&request))
         });
         Ok(())
     }

@@ -1,10 +1,17 @@
 //! The command line and what the environment says instead.
 
-use std::{path::PathBuf, time::Duration};
+mod extra;
+mod target;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use postern_proxy_config::names::ADMIN_PORT;
 
+pub use self::{
+    extra::Extra,
+    target::{Foreground, Targets},
+};
 use crate::trust::Trust;
 
 /// Serves applications on a tailnet, telling them who is asking.
@@ -14,15 +21,18 @@ use crate::trust::Trust;
     version,
     after_help = "\
 Examples:
-  In a cluster (the operator writes this into the pod):
-    postern-proxy run --group default --namespace postern --pod default-0
+  What listens on port 3000 here, for the tailnet, until Ctrl-C:
+    postern-proxy serve 3000
 
-  Beside an application, with the serve.json of Tailscale's container:
+  Beside an application, with the environment of Tailscale's container:
     TS_AUTHKEY=tskey-… TS_STATE_DIR=/var/lib/postern TS_HOSTNAME=ollama \\
     TS_SERVE_CONFIG=/etc/serve.json postern-proxy run
 
-  With our own configuration:
-    postern-proxy run --config names.json --state-dir /var/lib/postern"
+  Who is it?
+    postern-proxy whois 100.101.102.103
+
+  In a cluster (the operator writes this into the pod):
+    postern-proxy run --group default --namespace postern --pod default-0"
 )]
 pub struct Cli {
     /// What to do.
@@ -37,6 +47,20 @@ pub enum Command {
     Run(Box<Run>),
     /// Say whether a server's certificate would be believed here.
     Trust(Trust),
+    /// Serve one target to the tailnet until Ctrl-C, and print its URL.
+    #[command(after_help = target::SERVE_HELP)]
+    Serve(Box<Foreground>),
+    /// Serve one target to the whole internet by Funnel until Ctrl-C, and print its URL.
+    #[command(after_help = target::FUNNEL_HELP)]
+    Funnel(Box<Foreground>),
+    /// Show the tailnet as a running proxy beside us sees it.
+    Status(Ask),
+    /// Print the tailnet addresses of this node, or of a peer.
+    Ip(Ip),
+    /// Tell who is behind a tailnet address, or behind a connection that was forwarded to this machine.
+    Whois(Whois),
+    /// Read a serve.json or our own configuration and say what it would do; nothing is started.
+    Check(Check),
 }
 
 /// Where the configuration is and how to serve it.
@@ -58,10 +82,30 @@ pub struct Run {
     /// Alone: a serve.json, read again when it changes; `${TS_CERT_DOMAIN}` is the name's own domain.
     #[arg(long, value_name = "FILE", env = "TS_SERVE_CONFIG")]
     pub serve_config: Option<PathBuf>,
+    /// Alone: ports that go on to the same ports of 127.0.0.1 where nothing else serves them, e.g. `11434,8080`, or `all`.
+    #[arg(
+        long,
+        value_name = "PORTS",
+        env = "POSTERN_FORWARD_PORTS",
+        value_delimiter = ','
+    )]
+    pub forward_ports: Vec<String>,
+
+    /// The node, where we run alone.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// The process.
+    #[command(flatten)]
+    pub process: Process,
+}
+
+/// The node of a proxy that runs alone.
+#[derive(Debug, Clone, Args)]
+pub struct NodeArgs {
     /// Alone: where identity and certificates are kept over restarts.
     #[arg(long, value_name = "DIR", env = "TS_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
-    /// With a serve.json: the name on the tailnet.
+    /// With a serve.json: the name on the tailnet; the machine's host name where none is given.
     #[arg(long, env = "TS_HOSTNAME")]
     pub hostname: Option<String>,
     /// Alone: the coordination server.
@@ -73,7 +117,28 @@ pub struct Run {
     /// Alone: another ACME directory than Let's Encrypt's.
     #[arg(long, value_name = "URL", env = "TS_DEBUG_ACME_DIRECTORY_URL")]
     pub acme_directory: Option<String>,
+    /// Alone: the LocalAPI's unix socket, for programs that ask `tailscaled.sock`; at /tmp/tailscaled.sock if free.
+    #[arg(long, value_name = "PATH", env = "TS_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// Alone: the LocalAPI on a loopback port too, e.g. 127.0.0.1:41112, with a password.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "POSTERN_LOCAL_API",
+        requires = "local_api_password_file"
+    )]
+    pub local_api: Option<SocketAddr>,
+    /// Where that password is written, for our own user to read.
+    #[arg(long, value_name = "FILE", env = "POSTERN_LOCAL_API_PASSWORD_FILE")]
+    pub local_api_password_file: Option<PathBuf>,
+    /// Alone: forward auth for nginx, Traefik and Envoy, on `unix:PATH` or a loopback address.
+    #[arg(long, value_name = "SOCKET", env = "POSTERN_FORWARD_AUTH")]
+    pub forward_auth: Option<String>,
+}
 
+/// How the process behaves.
+#[derive(Debug, Clone, Args)]
+pub struct Process {
     /// Port of /healthz, /readyz and /metrics; 0: none.
     #[arg(long, default_value_t = ADMIN_PORT, env = "POSTERN_ADMIN_PORT")]
     pub admin_port: u16,
@@ -93,11 +158,36 @@ pub struct Run {
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
     /// What is logged, e.g. `info,postern_node=debug`; `access=off` turns the access log off.
-    #[arg(long, default_value = "info", env = "RUST_LOG")]
+    #[arg(long, default_value = LOG, env = "RUST_LOG")]
     pub log: String,
 }
 
-/// See [`Run::log_format`].
+impl Process {
+    /// At a terminal what was not asked for is left out: no admin port, and warnings alone in the log.
+    pub fn in_foreground(self) -> Self {
+        let admin_port = if self.admin_port == ADMIN_PORT {
+            0
+        } else {
+            self.admin_port
+        };
+        let log = if self.log == LOG {
+            "warn,access=off".to_owned()
+        } else {
+            self.log
+        };
+        Self {
+            admin_port,
+            log_format: LogFormat::Text,
+            log,
+            ..self
+        }
+    }
+}
+
+/// What is logged if nobody says otherwise.
+const LOG: &str = "info";
+
+/// See [`Process::log_format`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// One object a line.
@@ -106,55 +196,48 @@ pub enum LogFormat {
     Text,
 }
 
-/// What `TS_EXTRA_ARGS` says.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Extra {
-    /// `--login-server`.
-    pub login_server: Option<String>,
-    /// `--hostname`.
-    pub hostname: Option<String>,
-    /// `--advertise-tags`.
-    pub tags: Vec<String>,
-    /// Understood to be of no meaning here.
-    pub ignored: Vec<String>,
+/// Whom to ask.
+#[derive(Debug, Args)]
+pub struct Ask {
+    /// The LocalAPI's unix socket: ours, or that of a `tailscaled`.
+    #[arg(long, value_name = "PATH", env = "TS_SOCKET", default_value = crate::local_api::SOCKET)]
+    pub socket: PathBuf,
+    /// Print what is answered, as it is.
+    #[arg(long)]
+    pub json: bool,
 }
 
-impl Extra {
-    /// Reads arguments as Tailscale's container splits them: at white space.
-    ///
-    /// # Errors
-    /// Names the first argument that is not understood.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let mut extra = Self::default();
-        let mut words = text.split_whitespace();
-        while let Some(word) = words.next() {
-            let (flag, inline) = match word.split_once('=') {
-                Some((flag, value)) => (flag, Some(value)),
-                None => (word, None),
-            };
-            let name = flag.trim_start_matches('-');
-            let mut value = || {
-                inline
-                    .or_else(|| words.next())
-                    .map(str::to_owned)
-                    .ok_or_else(|| format!("TS_EXTRA_ARGS: {flag} needs a value"))
-            };
-            match name {
-                "login-server" => extra.login_server = Some(value()?),
-                "hostname" => extra.hostname = Some(value()?),
-                "advertise-tags" => extra.tags = value()?.split(',').map(str::to_owned).collect(),
-                _ if flag.starts_with('-') && name.starts_with("accept-") => {
-                    extra.ignored.push(word.to_owned());
-                }
-                _ => {
-                    return Err(format!(
-                        "TS_EXTRA_ARGS: {flag} is not understood: --login-server, --hostname, --advertise-tags are"
-                    ));
-                }
-            }
-        }
-        Ok(extra)
-    }
+/// `ip`.
+#[derive(Debug, Args)]
+pub struct Ip {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: Ask,
+    /// Only the IPv4 address.
+    #[arg(short = '4', conflicts_with = "v6")]
+    pub v4: bool,
+    /// Only the IPv6 address.
+    #[arg(short = '6')]
+    pub v6: bool,
+    /// A peer's name or address, instead of this node.
+    pub peer: Option<String>,
+}
+
+/// `whois`.
+#[derive(Debug, Args)]
+pub struct Whois {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: Ask,
+    /// An address, with a port where it is a forwarded connection's: `100.64.0.1`, `127.0.0.1:40123`.
+    pub addr: String,
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// A serve.json, or our own configuration (it has a `format`).
+    pub file: PathBuf,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -171,21 +254,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         <Cli as clap::CommandFactory>::command().debug_assert();
-    }
-
-    #[test]
-    fn extra_arguments_are_understood_or_refused_by_name() {
-        let extra = Extra::parse("--login-server=http://x:1 --hostname app --advertise-tags=tag:a,tag:b --accept-dns=false --accept-routes")
-            .unwrap();
-        assert_eq!(extra.login_server.as_deref(), Some("http://x:1"));
-        assert_eq!(extra.hostname.as_deref(), Some("app"));
-        assert_eq!(extra.tags, ["tag:a", "tag:b"]);
-        assert_eq!(extra.ignored, ["--accept-dns=false", "--accept-routes"]);
-        assert!(
-            Extra::parse("--ssh")
-                .unwrap_err()
-                .contains("--ssh is not understood")
-        );
-        assert!(Extra::parse("--hostname").unwrap_err().contains("needs a value"));
     }
 }

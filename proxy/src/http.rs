@@ -18,6 +18,7 @@
 pub mod access_log;
 pub mod body;
 pub mod connection;
+pub mod files;
 pub mod forwarded;
 pub mod guard;
 pub mod hop_by_hop;
@@ -89,6 +90,10 @@ pub async fn handle(
             record.answered(response.status(), None);
             Ok(response.map(|b| ResponseBody::own(b, Some(record))))
         }
+        Ok(Outcome::File(response)) => {
+            record.answered(response.status(), None);
+            Ok(response.map(|b| ResponseBody::file(b, record)))
+        }
         Ok(Outcome::Upstream(response, idle)) => {
             record.answered(response.status(), None);
             Ok(response.map(|b| ResponseBody::upstream(b, idle, record)))
@@ -123,6 +128,7 @@ type Own = http_body_util::Full<bytes::Bytes>;
 
 enum Outcome {
     Own(Response<Own>),
+    File(Response<files::FileBody>),
     Upstream(Response<Incoming>, Duration),
     Switched {
         response: Response<Own>,
@@ -183,8 +189,17 @@ impl Exchange<'_> {
         if let Some(response) = site::answer(&route.config.backend, &head, &admitted) {
             return Ok(Outcome::Own(response));
         }
+        if let Backend::Files { path } = &route.config.backend {
+            let response = files::answer(path, route, &head, &admitted).await?;
+            return Ok(Outcome::File(response));
+        }
 
-        caller.set_headers(&mut head.headers, identity);
+        let capabilities = route.config.app_capabilities.as_ref();
+        caller.set_headers(
+            &mut head.headers,
+            identity.headers,
+            capabilities.unwrap_or(&identity.app_capabilities),
+        );
         forwarded::set(
             &mut head.headers,
             self.connection.peer.ip().to_canonical(),

@@ -9,14 +9,19 @@
 
 pub mod admin;
 pub mod args;
+pub mod ask;
 pub mod certs;
+pub mod check;
 pub mod cluster;
 pub mod drain;
+pub mod forward_auth;
 #[doc(hidden)]
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod http;
 pub mod listen;
+pub mod local;
+pub mod local_api;
 pub mod metrics;
 pub mod replica_link;
 pub mod report;

@@ -1,11 +1,11 @@
 //! The data plane's process; see the library for what it does.
 
-use std::{io::Write, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use postern_proxy::{
-    args::{Cli, Command},
-    run, tailnet, telemetry, trust,
+    args::{Cli, Command, Foreground, Process},
+    ask, check, run, tailnet, telemetry, trust,
 };
 
 /// glibc's allocator keeps what a burst of connections took.
@@ -13,11 +13,35 @@ use postern_proxy::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Run(args) => start(*args),
-        Command::Trust(args) => say(trust::judge(&args).map(|()| "believed".to_owned())),
-    };
-    match done {
+    let node = Arc::new(tailnet::Embedded);
+    match Cli::parse().command {
+        Command::Run(args) => serving(&args.process.clone(), run::run(*args, node)),
+        Command::Serve(args) => foreground(*args, false, node),
+        Command::Funnel(args) => foreground(*args, true, node),
+        Command::Status(args) => asking(ask::status(&args)),
+        Command::Ip(args) => asking(ask::ip(&args)),
+        Command::Whois(args) => asking(ask::whois(&args)),
+        Command::Check(args) => asking(async move { check::check(&args) }),
+        Command::Trust(args) => asking(async move { trust::judge(&args).map(|()| "believed".to_owned()) }),
+    }
+}
+
+fn foreground(mut args: Foreground, funnel: bool, node: Arc<tailnet::Embedded>) -> ExitCode {
+    args.process = args.process.in_foreground();
+    serving(&args.process.clone(), run::foreground(args, funnel, node))
+}
+
+/// What goes on until it is told to end, with a log.
+fn serving(process: &Process, serve: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    if let Err(error) = telemetry::init(process.log_format, &process.log) {
+        // There is no log to write this to.
+        write(&mut std::io::stderr(), &format!("error: {error}"));
+        return ExitCode::from(2);
+    }
+    // An error means that somebody was first, with the only provider there is.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let served = runtime().and_then(|runtime| runtime.block_on(serve));
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -26,29 +50,28 @@ fn main() -> ExitCode {
     }
 }
 
-/// The answer of a command that a person typed.
-fn say(answer: anyhow::Result<String>) -> anyhow::Result<()> {
-    match answer {
-        Ok(text) => writeln!(std::io::stdout(), "{text}")?,
+/// A question with an answer for the terminal.
+fn asking(ask: impl Future<Output = anyhow::Result<String>>) -> ExitCode {
+    match runtime().and_then(|runtime| runtime.block_on(ask)) {
+        Ok(answer) => {
+            write(&mut std::io::stdout(), &answer);
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            writeln!(std::io::stderr(), "error: {error:#}")?;
-            std::process::exit(1);
+            write(&mut std::io::stderr(), &format!("error: {error:#}"));
+            ExitCode::FAILURE
         }
     }
-    Ok(())
 }
 
-fn start(args: postern_proxy::args::Run) -> anyhow::Result<()> {
-    if let Err(error) = telemetry::init(args.log_format, &args.log) {
-        // There is no log to write this to.
-        let _ = writeln!(std::io::stderr(), "error: {error}");
-        std::process::exit(2);
-    }
-    // An error means that somebody was first, with the only provider there is.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    // One thread: a wake-up across threads costs more than a small request (measured: +20 to 45 %).
-    let runtime = tokio::runtime::Builder::new_current_thread()
+/// One thread: a wake-up across threads costs more than a small request (measured: +20 to 45 %).
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
-    runtime.block_on(run::run(args, Arc::new(tailnet::Embedded)))
+        .build()?)
+}
+
+/// A pipe that is closed is no reason to complain.
+fn write(to: &mut dyn std::io::Write, text: &str) {
+    let _ = writeln!(to, "{}", text.trim_end());
 }

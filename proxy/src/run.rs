@@ -1,8 +1,11 @@
 //! The process: its parts, its signals, and its end.
 
-use std::{sync::Arc, time::Duration};
+mod local_services;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use postern_proxy_config::report::Phase;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -11,14 +14,15 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::Admin,
-    args::Run,
+    args::{Foreground, NodeArgs, Process, Run, Targets},
     cluster,
     drain::Drain,
     listen::Limits,
+    local_api::Nodes,
     metrics::Metrics,
     report::Reports,
-    serve::{Context, Secrets, Served},
-    standalone::{self, Directory, Source},
+    serve::{Context, Desired, Secrets, Served},
+    standalone::{self, Directory, Environment, Place, Source},
     tailnet::StartNode,
     upstream::Upstreams,
 };
@@ -28,81 +32,187 @@ use crate::{
 /// # Errors
 /// When the configuration of the process itself can't be used, or the admin port can't be had.
 pub async fn run(args: Run, start: Arc<dyn StartNode>) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let metrics = Metrics::new();
-    let reports = Reports::new(args.pod.clone().unwrap_or_else(|| "standalone".to_owned()));
-    let upstreams = Arc::new(Upstreams::new()?);
-    let drain = Drain::default();
-    // What feeds the serving parts goes on until they have drained.
-    let (feeding, end) = (TaskTracker::new(), CancellationToken::new());
-    let (desired, configured) = watch::channel(None);
+    let replica = args.pod.clone().unwrap_or_else(|| "standalone".to_owned());
+    let parts = Parts::new(&replica, start)?;
+    match cluster::Member::from_args(&args) {
+        Some(member) => {
+            let cluster = cluster::Cluster::connect(member).await.context("kubernetes")?;
+            let (desired, configured) = watch::channel(None);
+            cluster.follow(
+                desired,
+                parts.upstreams.clone(),
+                parts.reports.clone(),
+                &parts.feeding,
+                &parts.end,
+            );
+            parts.serve(&args.process, cluster.secrets(), configured).await
+        }
+        None => {
+            let source = Source::new(&args)?;
+            parts.alone(source, &args.node, &args.process, None).await
+        }
+    }
+}
 
-    let secrets: Arc<dyn Secrets> = if let Some(member) = cluster::Member::from_args(&args) {
-        let cluster = cluster::Cluster::connect(member).await.context("kubernetes")?;
-        cluster.follow(desired, upstreams.clone(), reports.clone(), &feeding, &end);
-        cluster.secrets()
-    } else {
-        let source = Source::new(&args)?;
-        // The environment is read here, once.
-        let key = standalone::auth_key(|name| std::env::var(name).ok())?;
-        let dir = args
-            .state_dir
-            .clone()
-            .context("TS_STATE_DIR is missing: where identity and certificates are kept over restarts")?;
-        feeding.spawn(source.follow(desired, reports.clone(), end.clone()));
-        feeding.spawn(log_changes(reports.clone(), end.clone()));
-        Arc::new(Directory::new(dir, key))
+/// The same for one target that the command line names; its URL is printed when it is served.
+///
+/// # Errors
+/// As [`run`], and when the target can't be used.
+pub async fn foreground(args: Foreground, funnel: bool, start: Arc<dyn StartNode>) -> anyhow::Result<()> {
+    let (serve, json) = args.targets.to_serve(funnel)?;
+    let mut node = args.node;
+    if node.state_dir.is_none() {
+        node.state_dir = Some(own_state_dir()?);
+    }
+    let source = Source::here(&node, serve, json)?;
+    let parts = Parts::new("foreground", start)?;
+    parts
+        .alone(source, &node, &args.process, Some(args.targets))
+        .await
+}
+
+/// `$XDG_STATE_HOME/postern`, as the base directory specification has it.
+fn own_state_dir() -> anyhow::Result<PathBuf> {
+    let base = std::env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty());
+    let base = match base {
+        Some(base) => PathBuf::from(base),
+        None => PathBuf::from(std::env::var_os("HOME").context("neither --state-dir nor HOME is set")?)
+            .join(".local/state"),
     };
+    Ok(base.join("postern"))
+}
 
-    let served = Served::new(
-        Arc::new(Context {
+/// What every form of the process has.
+struct Parts {
+    start: Arc<dyn StartNode>,
+    metrics: Metrics,
+    reports: Reports,
+    upstreams: Arc<Upstreams>,
+    /// What feeds the serving parts goes on until they have drained.
+    feeding: TaskTracker,
+    end: CancellationToken,
+}
+
+impl Parts {
+    fn new(replica: &str, start: Arc<dyn StartNode>) -> anyhow::Result<Self> {
+        Ok(Self {
             start,
-            secrets,
-            upstreams: upstreams.clone(),
-            metrics: metrics.clone(),
-            reports: reports.clone(),
-            limits: Limits::new(args.max_connections, args.max_connections_per_peer),
-            drain_deadline: args.drain_deadline,
-        }),
-        drain.clone(),
-    );
-    let leaving = CancellationToken::new();
-    if args.admin_port != 0 {
-        let admin = Admin {
-            metrics,
-            applied: served.applied(),
-            draining: leaving.clone(),
-        };
-        admin
-            .serve(args.admin_port, &feeding, end.clone())
-            .await
-            .with_context(|| format!("listen on --admin-port {}", args.admin_port))?;
+            metrics: Metrics::new(),
+            reports: Reports::new(replica),
+            upstreams: Arc::new(Upstreams::new()?),
+            feeding: TaskTracker::new(),
+            end: CancellationToken::new(),
+        })
     }
-    feeding.spawn(forget_unused(upstreams, end.clone()));
-    drain.tasks.spawn(served.follow(configured));
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    async fn alone(
+        mut self,
+        source: Source,
+        node: &NodeArgs,
+        process: &Process,
+        announce: Option<Targets>,
+    ) -> anyhow::Result<()> {
+        // The environment is read here, once.
+        let variable = |name: &str| std::env::var(name).ok();
+        let environment = Environment::read(&|name| match (name, &node.state_dir) {
+            ("TS_STATE_DIR", Some(dir)) => Some(dir.display().to_string()),
+            _ => variable(name),
+        })?;
+        for note in &environment.notes {
+            tracing::info!("Ignored: {note}");
+        }
+        let key = standalone::auth_key(variable)?;
+        let place = match (&node.state_dir, source.is_one()) {
+            (Some(dir), true) => Place::Of(dir.clone()),
+            (Some(dir), false) => Place::Below(dir.clone()),
+            (None, _) => {
+                tracing::warn!("TS_STATE_DIR is not set: every start is a new machine of the tailnet");
+                Place::Nowhere
+            }
+        };
+        if let Some(probes) = environment.probes {
+            probes
+                .serve(
+                    self.reports.subscribe(),
+                    self.metrics.clone(),
+                    &self.feeding,
+                    self.end.clone(),
+                )
+                .await
+                .with_context(|| format!("listen on TS_LOCAL_ADDR_PORT {}", probes.addr))?;
+        }
+        let nodes = Nodes::new(self.start.clone(), self.feeding.clone());
+        self.local_services(nodes.clone(), source.serve_json(), node)
+            .await?;
+        self.start = nodes;
+        let (desired, configured) = watch::channel(None);
+        self.feeding
+            .spawn(source.follow(desired, self.reports.clone(), self.end.clone()));
+        self.feeding
+            .spawn(log_changes(self.reports.clone(), announce, self.end.clone()));
+        let secrets = Arc::new(Directory::new(place, key));
+        self.serve(process, secrets, configured).await
     }
-    tracing::info!("Draining");
-    leaving.cancel();
-    let orderly = async {
-        tokio::time::sleep(args.drain_delay).await;
-        drain.finish_within(args.drain_deadline).await;
-    };
-    tokio::select! {
-        biased;
-        _ = terminate.recv() => tracing::warn!("Second signal, ending at once"),
-        _ = interrupt.recv() => tracing::warn!("Second signal, ending at once"),
-        () = orderly => tracing::info!("Drained"),
+
+    async fn serve(
+        self,
+        process: &Process,
+        secrets: Arc<dyn Secrets>,
+        configured: watch::Receiver<Option<Arc<Desired>>>,
+    ) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let drain = Drain::default();
+        let served = Served::new(
+            Arc::new(Context {
+                start: self.start,
+                secrets,
+                upstreams: self.upstreams.clone(),
+                metrics: self.metrics.clone(),
+                reports: self.reports,
+                limits: Limits::new(process.max_connections, process.max_connections_per_peer),
+                drain_deadline: process.drain_deadline,
+            }),
+            drain.clone(),
+        );
+        let leaving = CancellationToken::new();
+        if process.admin_port != 0 {
+            let admin = Admin {
+                metrics: self.metrics,
+                applied: served.applied(),
+                draining: leaving.clone(),
+            };
+            admin
+                .serve(process.admin_port, &self.feeding, self.end.clone())
+                .await
+                .with_context(|| format!("listen on --admin-port {}", process.admin_port))?;
+        }
+        self.feeding
+            .spawn(forget_unused(self.upstreams, self.end.clone()));
+        drain.tasks.spawn(served.follow(configured));
+
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("Draining");
+        leaving.cancel();
+        let orderly = async {
+            tokio::time::sleep(process.drain_delay).await;
+            drain.finish_within(process.drain_deadline).await;
+        };
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => tracing::warn!("Second signal, ending at once"),
+            _ = interrupt.recv() => tracing::warn!("Second signal, ending at once"),
+            () = orderly => tracing::info!("Drained"),
+        }
+        self.end.cancel();
+        self.feeding.close();
+        // The last report has a moment to go out.
+        let _ = tokio::time::timeout(Duration::from_secs(3), self.feeding.wait()).await;
+        Ok(())
     }
-    end.cancel();
-    feeding.close();
-    // The last report has a moment to go out.
-    let _ = tokio::time::timeout(Duration::from_secs(3), feeding.wait()).await;
-    Ok(())
 }
 
 async fn forget_unused(upstreams: Arc<Upstreams>, end: CancellationToken) {
@@ -116,30 +226,47 @@ async fn forget_unused(upstreams: Arc<Upstreams>, end: CancellationToken) {
     }
 }
 
-/// Alone, the log is the place where one learns how the names are.
-async fn log_changes(reports: Reports, end: CancellationToken) {
+/// Alone, the log is the place where one learns how the names are; in the foreground the terminal is.
+async fn log_changes(reports: Reports, announce: Option<Targets>, end: CancellationToken) {
     let mut report = reports.subscribe();
-    let mut seen = std::collections::BTreeMap::new();
+    let mut seen = BTreeMap::new();
     loop {
         let names = report.borrow_and_update().names.clone();
         for (key, name) in &names {
             let line = (name.phase, name.reason.clone());
-            if seen.get(key) != Some(&line) {
-                tracing::info!(
-                    name = key,
-                    phase = ?name.phase,
-                    reason = name.reason,
-                    assigned = name.assigned_name.as_deref().unwrap_or_default(),
-                    addresses = ?name.addresses,
-                    "Name"
-                );
-                seen.insert(key.clone(), line);
+            if seen.get(key) == Some(&line) {
+                continue;
             }
+            tracing::info!(
+                name = key,
+                phase = ?name.phase,
+                reason = name.reason,
+                assigned = name.assigned_name.as_deref().unwrap_or_default(),
+                addresses = ?name.addresses,
+                "Name"
+            );
+            if let Some(targets) = &announce {
+                let text = match (name.phase, &name.assigned_name) {
+                    (Phase::Serving, Some(fqdn)) => format!("{}\nCtrl-C ends it.", targets.url(fqdn)),
+                    (Phase::NeedsLogin | Phase::NeedsApproval | Phase::NameTaken, _) => name.reason.clone(),
+                    _ => String::new(),
+                };
+                say(&text);
+            }
+            seen.insert(key.clone(), line);
         }
         tokio::select! {
             biased;
             () = end.cancelled() => return,
             changed = report.changed() => if changed.is_err() { return },
         }
+    }
+}
+
+/// To the terminal; a closed one is no reason to stop serving.
+fn say(text: &str) {
+    use std::io::Write;
+    if !text.is_empty() {
+        let _ = writeln!(std::io::stdout(), "{text}");
     }
 }

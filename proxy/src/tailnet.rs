@@ -1,6 +1,7 @@
 //! A tailnet node as the proxy sees it: a small trait, so that everything above it is tested on loopback.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -8,7 +9,10 @@ use std::{
 
 use futures::future::BoxFuture;
 use postern_node::{
-    netmap::WhoIs,
+    control::LocalState,
+    engine::Traffic,
+    key::NodePublic,
+    netmap::{Netmap, WhoIs},
     node::{Certificate, Config, Error, Status},
 };
 use tokio::{
@@ -75,6 +79,26 @@ pub trait Node: Send + Sync {
     fn listen_funnel(&self, port: u16) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>>;
     /// Who is behind `src`, with its capabilities towards `dst`.
     fn whois(&self, src: IpAddr, dst: IpAddr) -> Option<WhoIs>;
+    /// What the tailnet looks like from here.
+    fn netmap(&self) -> Option<Arc<Netmap>> {
+        None
+    }
+    /// How a peer is reached, and what went to and from it.
+    fn traffic(&self, _peer: &NodePublic) -> Traffic {
+        Traffic::default()
+    }
+    /// Where peers may find us.
+    fn local(&self) -> LocalState {
+        LocalState::default()
+    }
+    /// Ports that peers asked for and nobody listens on; `None`: not known.
+    fn refused_ports(&self) -> Option<watch::Receiver<BTreeSet<u16>>> {
+        None
+    }
+    /// Whether control is connected to now.
+    fn is_online(&self) -> bool {
+        false
+    }
     /// A valid certificate, stored or issued now.
     fn certificate<'a>(&'a self, domain: &'a str) -> BoxFuture<'a, Result<Arc<Certificate>, Error>>;
     /// Writes the hand-over state and ends the node.

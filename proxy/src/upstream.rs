@@ -1,6 +1,7 @@
 //! Requests to backends: pools of connections by everything that changes whom we talk to.
 
 mod connect;
+mod forwarded;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -23,8 +24,9 @@ use postern_proxy_config::{
     group::{Backend, Scheme, Timeouts},
 };
 
-pub use connect::{ConnectError, connect};
+pub use connect::{ConnectError, Dialled, connect};
 use connect::{Connector, TlsConfigs};
+pub use forwarded::{Entry, Forwarded};
 
 use crate::http::{Failure, RequestBody};
 
@@ -91,6 +93,7 @@ pub struct Upstreams {
     pools: Mutex<AHashMap<Target, Pool>>,
     endpoints: ArcSwap<Endpoints>,
     tls: TlsConfigs,
+    forwarded: Arc<Forwarded>,
 }
 
 #[derive(Debug)]
@@ -109,7 +112,13 @@ impl Upstreams {
             pools: Mutex::default(),
             endpoints: ArcSwap::default(),
             tls: TlsConfigs::new()?,
+            forwarded: Arc::default(),
         })
+    }
+
+    /// Connections that carry one client's bytes.
+    pub fn forwarded(&self) -> &Arc<Forwarded> {
+        &self.forwarded
     }
 
     /// Services have moved. Pools of addresses that are gone are forgotten after a while.
@@ -143,7 +152,10 @@ impl Upstreams {
             }
             Backend::Address { address, scheme, .. } => (Place::Host(address.as_str().into()), *scheme),
             Backend::Unix { path } => (Place::Unix(path.into()), Scheme::Http),
-            Backend::Text { .. } | Backend::Redirect { .. } | Backend::Unavailable { .. } => {
+            Backend::Text { .. }
+            | Backend::Redirect { .. }
+            | Backend::Files { .. }
+            | Backend::Unavailable { .. } => {
                 return Err(Failure::Unavailable);
             }
         };

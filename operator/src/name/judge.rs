@@ -248,6 +248,7 @@ fn http(routes: &[model::Route], spec: &NameSpec, resolve: &mut impl FnMut(&Back
             path: route.path.clone(),
             replace_prefix: route.replace_prefix.clone(),
             backend: resolve(&route.backend),
+            app_capabilities: None,
             access: route.access.clone(),
             limits: route.limits.clone(),
             timeouts: route.timeouts.clone(),

@@ -21,16 +21,27 @@ pub fn shard_json(data: &[u8]) {
 
 /// A `serve.json`: each port once, rooted paths, targets with a port, and nothing that the contract can't say.
 pub fn serve_json(data: &[u8]) {
-    let Ok(Ok(listeners)) = std::str::from_utf8(data).map(serve::parse) else {
+    let Ok(Ok(serve)) = std::str::from_utf8(data).map(serve::parse) else {
         return;
     };
+    listeners_are_complete(&serve.listeners);
+    serve
+        .services
+        .values()
+        .for_each(|listeners| listeners_are_complete(listeners));
+    let known: BTreeSet<u16> = serve.listeners.iter().map(|listener| listener.port).collect();
+    assert!(serve.funnel.keys().all(|port| known.contains(port)));
+}
+
+fn listeners_are_complete(listeners: &[Listener]) {
     let mut ports = BTreeSet::new();
-    for listener in &listeners {
+    for listener in listeners {
         assert!(listener.port != 0 && ports.insert(listener.port), "{listeners:?}");
         match &listener.protocol {
             Protocol::Https(http) | Protocol::Http(http) => {
                 for route in &http.routes {
-                    assert!(matches!(&route.path, PathMatch::Prefix(path) if path.starts_with('/')));
+                    let (PathMatch::Prefix(path) | PathMatch::Exact(path)) = &route.path;
+                    assert!(path.starts_with('/') && path.is_ascii());
                     target_is_complete(&route.backend);
                 }
             }

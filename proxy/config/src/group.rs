@@ -151,7 +151,8 @@ pub struct OwnCertificate {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Listener {
-    /// TCP port on the name's addresses.
+    /// TCP port on the name's addresses. 0, with bytes to an address of port 0: every port that has no other
+    /// listener, each to the same port there; in files of people only.
     pub port: u16,
     /// What is spoken there.
     pub protocol: Protocol,
@@ -202,6 +203,9 @@ pub struct Route {
     pub replace_prefix: Option<String>,
     /// Where to.
     pub backend: Backend,
+    /// Capabilities to pass in `Tailscale-App-Capabilities` instead of the listener's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_capabilities: Option<Vec<String>>,
     /// Who gets in; absent: whoever the tailnet's policy lets reach the port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
@@ -252,6 +256,12 @@ pub enum Backend {
     #[serde(rename_all = "camelCase")]
     Unix {
         /// Its path.
+        path: String,
+    },
+    /// A file, or what is in a directory: in files of people only.
+    #[serde(rename_all = "camelCase")]
+    Files {
+        /// Absolute.
         path: String,
     },
     /// A fixed text.

@@ -17,7 +17,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::{access_log::Record, owned};
+use super::{access_log::Record, files::FileBody, owned};
 
 /// An error of any layer.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -154,6 +154,7 @@ pub struct ResponseBody {
 #[derive(Debug)]
 enum Inner {
     Own(Full<Bytes>),
+    File(FileBody),
     Upstream(Incoming),
 }
 
@@ -164,6 +165,15 @@ impl ResponseBody {
             inner: Inner::Own(body),
             idle: Idle::new(Duration::MAX),
             record,
+        }
+    }
+
+    /// Of a file.
+    pub fn file(body: FileBody, record: Record) -> Self {
+        Self {
+            inner: Inner::File(body),
+            idle: Idle::new(Duration::MAX),
+            record: Some(record),
         }
     }
 
@@ -194,6 +204,7 @@ impl Body for ResponseBody {
         let this = &mut *self;
         let polled = match &mut this.inner {
             Inner::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Inner::File(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
             Inner::Upstream(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
         };
         let Poll::Ready(frame) = polled else {
@@ -217,6 +228,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.inner {
             Inner::Own(body) => body.is_end_stream(),
+            Inner::File(body) => body.is_end_stream(),
             Inner::Upstream(body) => body.is_end_stream(),
         }
     }
@@ -224,6 +236,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
             Inner::Own(body) => body.size_hint(),
+            Inner::File(body) => body.size_hint(),
             Inner::Upstream(body) => body.size_hint(),
         }
     }

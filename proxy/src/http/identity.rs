@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use postern_node::netmap::{CapMap, WhoIs};
 use postern_proxy_config::{
     access::{self, Access},
-    group::{Identity, IdentityHeaders},
+    group::IdentityHeaders,
 };
 
 use super::q_encoding;
@@ -82,19 +82,17 @@ impl Caller {
         })
     }
 
-    /// Sets the headers.
-    pub fn set_headers(&self, headers: &mut HeaderMap, identity: &Identity) {
-        if let (Some(user), IdentityHeaders::Tailscale) = (&self.user, identity.headers) {
+    /// Sets the headers, those `capabilities` among them that were granted.
+    pub fn set_headers(&self, headers: &mut HeaderMap, set: IdentityHeaders, capabilities: &[String]) {
+        if let (Some(user), IdentityHeaders::Tailscale) = (&self.user, set) {
             headers.insert(USER_LOGIN, user.login_value.clone());
             headers.insert(USER_NAME, user.name_value.clone());
             headers.insert(USER_PROFILE_PIC, user.picture_value.clone());
             headers.insert(HEADERS_INFO, HeaderValue::from_static(HEADERS_INFO_URL));
         }
-        if !identity.app_capabilities.is_empty() && !self.caps.is_empty() {
-            headers.insert(
-                APP_CAPABILITIES,
-                encoded(&app_capabilities(&self.caps, &identity.app_capabilities)),
-            );
+        if !capabilities.is_empty() && !self.caps.is_empty() {
+            let granted = app_capabilities(&self.caps, capabilities);
+            headers.insert(APP_CAPABILITIES, encoded(&granted));
         }
     }
 }

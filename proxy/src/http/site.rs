@@ -87,6 +87,7 @@ pub(super) fn answer(
         Backend::Service { .. }
         | Backend::Address { .. }
         | Backend::Unix { .. }
+        | Backend::Files { .. }
         | Backend::Unavailable { .. } => None,
     }
 }

@@ -1,6 +1,6 @@
 //! Byte streams: to a backend and back, half-closes included.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use postern_proxy_config::{
     access::Access,
@@ -13,7 +13,7 @@ use crate::{
     http::Caller,
     metrics::KindLabel,
     tailnet::Accepted,
-    upstream::{self, Need},
+    upstream::{self, Dialled, Need},
 };
 
 /// Where a port's bytes go.
@@ -44,16 +44,20 @@ pub(super) async fn forward(port: &Arc<Port>, forward: &Forward, accepted: Accep
         return;
     }
     let connected = async {
+        let backend = at_port(&forward.backend, local.port());
         let target = port
             .upstreams
-            .target(&forward.backend, &Timeouts::default(), Need::Any)
+            .target(&backend, &Timeouts::default(), Need::Any)
             .map_err(|failure| (failure.label(), failure.to_string()))?;
         upstream::connect(&target)
             .await
             .map_err(|e| ("bad_gateway", e.to_string()))
     };
-    let mut backend = match connected.await {
-        Ok(backend) => backend,
+    let (mut backend, _entry) = match connected.await {
+        Ok(Dialled { stream, local }) => {
+            let enter = |local| port.upstreams.forwarded().enter(local, source);
+            (stream, local.map(enter))
+        }
         Err((kind, error)) => {
             port.metrics
                 .upstream_errors
@@ -71,6 +75,25 @@ pub(super) async fn forward(port: &Arc<Port>, forward: &Forward, accepted: Accep
     }
     if let Err(error) = tokio::io::copy_bidirectional(&mut stream, &mut backend).await {
         tracing::debug!(name = &*port.name, %error, "Connection ended");
+    }
+}
+
+/// Port 0 of an address is the port that the client asked for.
+fn at_port(backend: &Backend, asked: u16) -> Cow<'_, Backend> {
+    match backend {
+        Backend::Address {
+            address,
+            scheme,
+            path,
+        } => match address.strip_suffix(":0") {
+            Some(host) => Cow::Owned(Backend::Address {
+                address: format!("{host}:{asked}"),
+                scheme: *scheme,
+                path: path.clone(),
+            }),
+            None => Cow::Borrowed(backend),
+        },
+        _ => Cow::Borrowed(backend),
     }
 }
 

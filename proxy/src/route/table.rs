@@ -165,6 +165,7 @@ mod tests {
             backend: Backend::Text {
                 text: text.to_owned(),
             },
+            app_capabilities: None,
             access: None,
             limits: Default::default(),
             timeouts: Default::default(),

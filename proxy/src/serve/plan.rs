@@ -39,6 +39,9 @@ pub enum PlanError {
     /// Two listeners on a port.
     #[error("listeners[{0}].port: {1} is there twice")]
     Port(usize, u16),
+    /// Only bytes can come from any port.
+    #[error("listeners[{0}].port: 0 stands for all other ports, whose bytes are forwarded")]
+    NoPort(usize),
     /// A route.
     #[error("listeners[{0}].{1}")]
     Routes(usize, TableError),
@@ -58,13 +61,21 @@ impl Plan {
     pub fn new(name: &Name) -> Result<Self, PlanError> {
         let mut listeners = BTreeMap::new();
         for (index, Listener { port, protocol }) in name.listeners.iter().enumerate() {
+            if *port == 0 && !matches!(protocol, Protocol::Tcp(_)) {
+                return Err(PlanError::NoPort(index));
+            }
+            let compiles = |routes: &[Route]| {
+                // Which name it will be doesn't matter.
+                let routes = with_domain(routes, "name.invalid");
+                Table::compile(&routes).map_err(|e| PlanError::Routes(index, e))
+            };
             let planned = match protocol {
                 Protocol::Https(http) => {
-                    Table::compile(&http.routes).map_err(|e| PlanError::Routes(index, e))?;
+                    compiles(&http.routes)?;
                     Planned::Https(protocol.clone())
                 }
                 Protocol::Http(http) => {
-                    Table::compile(&http.routes).map_err(|e| PlanError::Routes(index, e))?;
+                    compiles(&http.routes)?;
                     Planned::Http(protocol.clone())
                 }
                 Protocol::RedirectToHttps { .. } => Planned::Http(protocol.clone()),
@@ -110,10 +121,7 @@ pub(super) fn site<'a>(protocol: &Protocol, fqdn: &'a str, own: impl Iterator<It
     };
     let mut hosts: ahash::AHashSet<String> = own.map(str::to_owned).collect();
     hosts.insert(fqdn.to_ascii_lowercase());
-    if let Some((label, _)) = fqdn.split_once('.') {
-        // `http://name/`, as search domains have it.
-        hosts.insert(label.to_ascii_lowercase());
-    }
+    hosts.extend(short(fqdn));
     if let Behaviour::Routes { table, .. } = &behaviour {
         hosts.extend(table.hosts().map(str::to_owned));
     }
@@ -124,20 +132,42 @@ pub(super) fn site<'a>(protocol: &Protocol, fqdn: &'a str, own: impl Iterator<It
     }
 }
 
-/// Texts and redirects of a `serve.json` may name the domain, which only the node knows.
+/// Hosts, texts and redirects of a `serve.json` may name the domain, which only the node knows. What is for
+/// the own name is for its short form too.
 fn with_domain(routes: &[Route], fqdn: &str) -> Vec<Route> {
-    let mut routes = routes.to_vec();
-    for route in &mut routes {
+    let mut named = Vec::with_capacity(routes.len());
+    for route in routes {
+        let mut route = route.clone();
         if let Backend::Text { text } | Backend::Redirect { location: text, .. } = &mut route.backend {
             *text = text.replace(CERT_DOMAIN, fqdn);
         }
+        if let Some(host) = &mut route.host {
+            if host == CERT_DOMAIN {
+                fqdn.clone_into(host);
+            }
+            if let Some(short) = short(fqdn).filter(|_| host.eq_ignore_ascii_case(fqdn)) {
+                named.push(Route {
+                    host: Some(short),
+                    ..route.clone()
+                });
+            }
+        }
+        named.push(route);
     }
-    routes
+    named
+}
+
+/// `http://name/`, as search domains have it.
+fn short(fqdn: &str) -> Option<String> {
+    let (label, _) = fqdn.split_once('.')?;
+    Some(label.to_ascii_lowercase())
 }
 
 fn forward(index: usize, tcp: &Tcp) -> Result<Arc<Forward>, PlanError> {
     match tcp.backend {
-        Backend::Text { .. } | Backend::Redirect { .. } => Err(PlanError::Backend(index)),
+        Backend::Text { .. } | Backend::Redirect { .. } | Backend::Files { .. } => {
+            Err(PlanError::Backend(index))
+        }
         Backend::Service { .. }
         | Backend::Address { .. }
         | Backend::Unix { .. }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,29 +11,86 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use postern_node::{
     control::AuthKey,
-    state::{DirStore, StateError, StateStore},
+    state::{DirStore, MemoryStore, StateError, StateStore},
 };
 use postern_proxy_config::group::{NodeConfig, SecretRef};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use crate::serve::{PemPair, SecretError, Secrets};
 
 /// See the module. A certificate's "Secret" is a directory with `tls.crt` and `tls.key`.
 #[derive(Debug)]
 pub struct Directory {
-    root: PathBuf,
+    place: Place,
     auth_key: Option<AuthKey>,
     /// Opened ones: each is locked against other processes for the life of this one.
-    stores: Mutex<BTreeMap<String, Arc<DirStore>>>,
+    stores: Mutex<BTreeMap<String, Arc<dyn StateStore>>>,
+}
+
+/// Where state is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// One node, as Tailscale's container keeps it, whose directory is taken over.
+    Of(PathBuf),
+    /// A directory for each node below this one.
+    Below(PathBuf),
+    /// In memory: every start is a new machine.
+    Nowhere,
 }
 
 impl Directory {
-    /// State below `root`; all nodes log in with the one key.
-    pub fn new(root: PathBuf, auth_key: Option<AuthKey>) -> Self {
+    /// State in `place`; all nodes log in with the one key.
+    pub fn new(place: Place, auth_key: Option<AuthKey>) -> Self {
         Self {
-            root,
+            place,
             auth_key,
             stores: Mutex::default(),
         }
+    }
+
+    fn open(&self, hostname: &str) -> Result<Arc<dyn StateStore>, StateError> {
+        let dir = match &self.place {
+            Place::Of(dir) => dir.clone(),
+            Place::Below(root) => root.join(hostname),
+            Place::Nowhere => return Ok(Arc::new(MemoryStore::default())),
+        };
+        usable(&dir)?;
+        Ok(Arc::new(DirStore::open(dir)?))
+    }
+}
+
+/// What a volume of another user's would fail with later, said with its owner.
+fn usable(dir: &Path) -> Result<(), StateError> {
+    // What an older process, ours or Go's, has left: all of it is read or replaced.
+    const LEFT: [&str; 4] = [".lock", "state", "tailscaled.state", "certs"];
+    let left = LEFT.iter().map(|name| dir.join(name));
+    let all = std::iter::once(dir.to_owned()).chain(left);
+    for path in all.filter(|path| path.exists()) {
+        let access = if path.is_dir() {
+            Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK
+        } else {
+            Access::READ_OK | Access::WRITE_OK
+        };
+        if accessat(CWD, &path, access, AtFlags::EACCESS).is_err() {
+            return Err(foreign(&path));
+        }
+    }
+    Ok(())
+}
+
+fn foreign(path: &Path) -> StateError {
+    let uid = rustix::process::geteuid().as_raw();
+    let reason = match std::fs::metadata(path) {
+        Ok(file) => format!(
+            "it belongs to uid {} (mode {:04o}) and we run as uid {uid}: chown -R {uid} it, or run as that user",
+            file.uid(),
+            file.mode() & 0o7777
+        ),
+        Err(error) => error.to_string(),
+    };
+    StateError::Invalid {
+        what: path.display().to_string(),
+        reason,
     }
 }
 
@@ -42,7 +100,7 @@ impl Secrets for Directory {
         if let Some(store) = stores.get(&node.hostname) {
             return Ok(store.clone());
         }
-        let store = Arc::new(DirStore::open(self.root.join(&node.hostname))?);
+        let store = self.open(&node.hostname)?;
         stores.insert(node.hostname.clone(), store.clone());
         Ok(store)
     }
@@ -66,5 +124,29 @@ impl Secrets for Directory {
                 key: read("tls.key").await?,
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    #[test]
+    fn a_foreign_volume_is_refused_with_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("tailscaled.state"), "{}").unwrap();
+        usable(dir.path()).unwrap();
+        let text = foreign(&dir.path().join("tailscaled.state")).to_string();
+        let uid = rustix::process::geteuid().as_raw();
+        assert!(
+            text.contains("tailscaled.state") && text.contains(&format!("uid {uid} (mode 0")),
+            "{text}"
+        );
+        // Root may do everything, so this shows only where tests run as somebody else.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o500)).unwrap();
+        assert_eq!(usable(dir.path()).is_err(), uid != 0);
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! The trait over `postern-node`.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -8,8 +9,10 @@ use std::{
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use postern_node::{
-    engine,
+    control::LocalState,
+    engine::{self, Traffic},
     funnel::{FunnelListener, FunnelMode},
+    key::NodePublic,
     netmap::{Netmap, WhoIs},
     node::{Certificate, Config, Error, Node, Status},
 };
@@ -80,6 +83,28 @@ impl super::Node for Running {
 
     fn whois(&self, src: IpAddr, dst: IpAddr) -> Option<WhoIs> {
         self.node().ok()?.whois(src, dst)
+    }
+
+    fn netmap(&self) -> Option<Arc<Netmap>> {
+        self.netmap.borrow().clone()
+    }
+
+    fn traffic(&self, peer: &NodePublic) -> Traffic {
+        self.node()
+            .map_or_else(|_| Traffic::default(), |node| node.traffic(peer))
+    }
+
+    fn local(&self) -> LocalState {
+        self.node()
+            .map_or_else(|_| LocalState::default(), |node| node.local())
+    }
+
+    fn refused_ports(&self) -> Option<watch::Receiver<BTreeSet<u16>>> {
+        Some(self.node().ok()?.refused_ports())
+    }
+
+    fn is_online(&self) -> bool {
+        self.node().is_ok_and(|node| node.is_online())
     }
 
     fn certificate<'a>(&'a self, domain: &'a str) -> BoxFuture<'a, Result<Arc<Certificate>, Error>> {

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -42,17 +43,31 @@ impl ConnectError {
     }
 }
 
+/// A connection to a backend.
+pub struct Dialled {
+    /// The bytes.
+    pub stream: Stream,
+    /// Our end of it; unix sockets have none.
+    pub local: Option<SocketAddr>,
+}
+
 /// Connects without TLS.
 ///
 /// # Errors
 /// See [`ConnectError`].
-pub async fn connect(target: &Target) -> Result<Stream, ConnectError> {
+pub async fn connect(target: &Target) -> Result<Dialled, ConnectError> {
     let dialling = async {
-        Ok(match &target.place {
-            Place::Addresses(addresses) => Box::new(first_of(addresses.iter().copied()).await?) as Stream,
-            Place::Host(host) => Box::new(first_of(lookup_host(&**host).await?).await?),
-            Place::Unix(path) => Box::new(UnixStream::connect(path).await?),
-        })
+        let tcp = match &target.place {
+            Place::Addresses(addresses) => first_of(addresses.iter().copied()).await?,
+            Place::Host(host) => first_of(lookup_host(&**host).await?).await?,
+            Place::Unix(path) => {
+                let stream = Box::new(UnixStream::connect(path).await?);
+                return Ok(Dialled { stream, local: None });
+            }
+        };
+        let local = tcp.local_addr().ok();
+        let stream = Box::new(tcp);
+        Ok(Dialled { stream, local })
     };
     match tokio::time::timeout(target.connect_timeout, dialling).await {
         Ok(done) => done.map_err(|e: io::Error| ConnectError::Io(target.place.to_string(), e)),
@@ -60,7 +75,7 @@ pub async fn connect(target: &Target) -> Result<Stream, ConnectError> {
     }
 }
 
-async fn first_of(addresses: impl Iterator<Item = std::net::SocketAddr>) -> io::Result<TcpStream> {
+async fn first_of(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
         match TcpStream::connect(address).await {
@@ -138,7 +153,7 @@ impl Connector {
     }
 
     async fn connect(self) -> Result<Established, ConnectError> {
-        let plain = connect(&self.target).await?;
+        let plain = connect(&self.target).await?.stream;
         let Some(config) = self.tls else {
             return Ok(Established {
                 io: TokioIo::new(plain),

@@ -120,6 +120,8 @@ async fn answer(
 pub struct Wire {
     pub addr: SocketAddr,
     pub bytes: Arc<Mutex<Vec<u8>>>,
+    /// Who connected.
+    pub peers: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 impl Wire {
@@ -132,9 +134,12 @@ impl Wire {
         let addr = listener.local_addr().unwrap();
         let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
         let record = bytes.clone();
+        let peers: Arc<Mutex<Vec<SocketAddr>>> = Arc::default();
+        let connected = peers.clone();
         tokio::spawn(async move {
             loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
+                let (mut stream, peer) = listener.accept().await.unwrap();
+                connected.lock().push(peer);
                 let record = record.clone();
                 tokio::spawn(async move {
                     let mut buffer = vec![0; 65536];
@@ -152,7 +157,7 @@ impl Wire {
                 });
             }
         });
-        Self { addr, bytes }
+        Self { addr, bytes, peers }
     }
 
     pub fn text(&self) -> String {

@@ -11,5 +11,6 @@ mod drain;
 mod front;
 mod funnel;
 mod headers;
+mod serve_json;
 mod streams;
 mod tls;

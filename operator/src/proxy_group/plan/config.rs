@@ -367,6 +367,7 @@ pub(super) fn endpoints(
             Backend::Service { key, .. } => Some((key.clone(), addresses(key))),
             Backend::Address { .. }
             | Backend::Unix { .. }
+            | Backend::Files { .. }
             | Backend::Text { .. }
             | Backend::Redirect { .. }
             | Backend::Unavailable { .. } => None,
