@@ -32,6 +32,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("bc", "bc"),
     ("curl", "curl"),
     ("pebble", "pebble"),
+    ("nginx", "nginx"),
     ("cc", "gcc"),
     ("/usr/include/stdlib.h", "libc6-dev"),
     ("musl-gcc", "musl-tools"),

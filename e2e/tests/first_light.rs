@@ -198,11 +198,7 @@ const OWN: &[&str] = &[
 ];
 
 /// What both must agree on; their own names apart.
-fn comparable(
-    seen: &Seen,
-    name: &str,
-    request: &Fetch,
-) -> (String, String, String, String, BTreeMap<String, Vec<String>>) {
+pub(crate) fn comparable(seen: &Seen, name: &str, request: &Fetch) -> String {
     let own = |text: &str| text.replace(name, "NAME");
     let sent = |key: &str| {
         request
@@ -214,14 +210,11 @@ fn comparable(
         .headers
         .iter()
         .filter(|(key, _)| !OWN.contains(&key.as_str()) || sent(key));
-    let headers = headers.map(|(key, values)| (key.clone(), values.iter().map(|value| own(value)).collect()));
-    (
-        seen.method.clone(),
-        own(&seen.host),
-        seen.uri.clone(),
-        seen.body.clone(),
-        headers.collect(),
-    )
+    let headers: BTreeMap<_, Vec<String>> = headers
+        .map(|(key, values)| (key, values.iter().map(|value| own(value)).collect()))
+        .collect();
+    let host = own(&seen.host);
+    format!("{} {host} {} {:?} {headers:?}", seen.method, seen.uri, seen.body)
 }
 
 fn protocols(space: &Space<'_>) -> Result<()> {
