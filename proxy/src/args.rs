@@ -45,6 +45,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve until SIGTERM, then drain.
     Run(Box<Run>),
+    /// Be an identity provider on the tailnet, with tsidp's flags and directory.
+    Idp(Box<crate::idp::Idp>),
     /// Say whether a server's certificate would be believed here.
     Trust(Trust),
     /// Serve one target to the tailnet until Ctrl-C, and print its URL.

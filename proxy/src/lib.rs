@@ -19,6 +19,7 @@ pub mod forward_auth;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod http;
+pub mod idp;
 pub mod listen;
 pub mod local;
 pub mod local_api;

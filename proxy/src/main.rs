@@ -4,8 +4,8 @@ use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use postern_proxy::{
-    args::{Cli, Command, Foreground, Process},
-    ask, check, run, tailnet, telemetry, trust,
+    args::{Cli, Command, Foreground, LogFormat, Process},
+    ask, check, idp, run, tailnet, telemetry, trust,
 };
 
 /// glibc's allocator keeps what a burst of connections took.
@@ -14,8 +14,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let node = Arc::new(tailnet::Embedded);
-    match Cli::parse().command {
-        Command::Run(args) => serving(&args.process.clone(), run::run(*args, node)),
+    match Cli::parse_from(idp::go_flags(std::env::args_os())).command {
+        Command::Run(args) => {
+            let Process { log_format, log, .. } = args.process.clone();
+            serving(log_format, &log, run::run(*args, node))
+        }
+        Command::Idp(args) => serving(LogFormat::Text, &args.filter(), idp::run(*args)),
         Command::Serve(args) => foreground(*args, false, node),
         Command::Funnel(args) => foreground(*args, true, node),
         Command::Status(args) => asking(ask::status(&args)),
@@ -28,12 +32,13 @@ fn main() -> ExitCode {
 
 fn foreground(mut args: Foreground, funnel: bool, node: Arc<tailnet::Embedded>) -> ExitCode {
     args.process = args.process.in_foreground();
-    serving(&args.process.clone(), run::foreground(args, funnel, node))
+    let Process { log_format, log, .. } = args.process.clone();
+    serving(log_format, &log, run::foreground(args, funnel, node))
 }
 
 /// What goes on until it is told to end, with a log.
-fn serving(process: &Process, serve: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
-    if let Err(error) = telemetry::init(process.log_format, &process.log) {
+fn serving(format: LogFormat, log: &str, serve: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    if let Err(error) = telemetry::init(format, log) {
         // There is no log to write this to.
         write(&mut std::io::stderr(), &format!("error: {error}"));
         return ExitCode::from(2);
