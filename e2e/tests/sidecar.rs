@@ -257,10 +257,13 @@ fn local_api(space: &Space<'_>) -> Result<()> {
 }
 
 /// Of a node's capability without values Go repeats how control wrote it, `null` or `[]`. Tailscale's writes
-/// `null`, and so do we.
+/// `null`, and so do we. An address that nobody has gets a message instead.
 fn without_values(who: &serde_json::Value) -> serde_json::Value {
     let mut who = who.clone();
-    if let Some(caps) = who["Node"]["CapMap"].as_object_mut() {
+    if let Some(caps) = who
+        .pointer_mut("/Node/CapMap")
+        .and_then(serde_json::Value::as_object_mut)
+    {
         for values in caps
             .values_mut()
             .filter(|values| values == &&serde_json::json!([]))
