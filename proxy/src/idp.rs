@@ -40,8 +40,7 @@ const MAX_CONNECTIONS_PER_PEER: usize = 64;
 pub async fn run(args: Idp) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    args.check()?;
-    let state = directory::State::open(&args.dir)?;
+    let state = directory::State::open(args.check()?)?;
     // The credential is chosen as tsnet does it.
     let mut config = node::Config::from_env().context("the environment")?;
     if let Some(url) = &args.login_server {

@@ -1,7 +1,11 @@
 //! tsidp's flags and environment (`tsidp-server.go`), and the few that ours has besides.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
+use anyhow::Context as _;
 use clap::{Args, builder::BoolishValueParser};
 
 /// See `run`. Flags may have one hyphen, as Go's have.
@@ -26,8 +30,8 @@ pub struct Idp {
     #[arg(long, default_value = "idp", env = "TS_HOSTNAME")]
     pub hostname: String,
     /// Where node, keys and clients are kept; a directory of tsidp's is taken over.
-    #[arg(long, value_name = "DIR", env = "TS_STATE_DIR", default_value = "")]
-    pub dir: PathBuf,
+    #[arg(long, value_name = "DIR", env = "TS_STATE_DIR")]
+    dir: Option<PathBuf>,
     /// Token exchange (RFC 8693).
     #[arg(long, env = "TSIDP_ENABLE_STS", num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new())]
@@ -63,26 +67,22 @@ pub struct Idp {
 }
 
 impl Idp {
-    /// What can't be followed.
+    /// The directory, if all flags can be followed.
     ///
     /// # Errors
-    /// Names the flag.
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    /// Names the flag that can't.
+    pub(super) fn check(&self) -> anyhow::Result<&Path> {
         if self.use_local_tailscaled {
             anyhow::bail!(
                 "-use-local-tailscaled (TSIDP_USE_LOCAL_TAILSCALED) is not offered: the provider is a node of its \
                  own; leave the flag out, and give it an auth key in TS_AUTHKEY"
             );
         }
-        if self.dir.as_os_str().is_empty() {
-            anyhow::bail!(
-                "-dir (TS_STATE_DIR) is missing: where node, keys and clients are kept over restarts"
-            );
-        }
         if self.port == 0 {
             anyhow::bail!("-port can't be 0");
         }
-        Ok(())
+        let dir = self.dir.as_deref().filter(|dir| !dir.as_os_str().is_empty());
+        dir.context("-dir (TS_STATE_DIR) is missing: where node, keys and clients are kept over restarts")
     }
 
     /// See the flag.
