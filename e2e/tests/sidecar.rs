@@ -349,9 +349,11 @@ fn nginx(space: &Space<'_>) -> Result<()> {
     Ok(())
 }
 
-/// As README of nginx-auth has it, in short; one server believes the socket, one the PROXY protocol.
+/// As README of nginx-auth has it, in short; one server believes the socket, one the PROXY protocol. One process, so
+/// that its end is the end of it all.
 const NGINX: &str = r"
 daemon off;
+master_process off;
 user root;
 worker_processes 1;
 pid FOLDER/nginx.pid;
