@@ -13,6 +13,7 @@ use postern_e2e::{command, control, tailnet, wait};
 use serde_json::Value;
 
 use crate::first_light::{Running, tempdir};
+use crate::removal::in_group;
 use crate::runner::{Test, seconds};
 use crate::services;
 use crate::space::{FIRST_ANSWER, Space, condition};
@@ -125,8 +126,7 @@ fn says_what_headscale_lacks(space: &Space<'_>, headscale: &Headscale) -> Result
         "ServicesAvailable is {services:?}"
     );
     let manifest = services::manifest(space, "svc", &space.name("svc"), 5432);
-    let group = format!("spec:\n  proxyGroupName: {}\n", headscale.group);
-    space.cluster().apply(&manifest.replace("spec:\n", &group))?;
+    space.cluster().apply(&in_group(&manifest, &headscale.group))?;
     services::wait_for(space, "svc", "Accepted", "ServicesUnavailable", "TailnetIngress")?;
     space
         .cluster()

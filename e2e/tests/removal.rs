@@ -131,14 +131,7 @@ fn operator_down(space: &Space<'_>) -> Result<()> {
     let (name, url) = space.app()?;
     let uid = uid(space, &name)?;
     without_operator(space, || {
-        space.cluster().run(&[
-            "delete",
-            "ingress",
-            &name,
-            "--namespace",
-            &space.namespace,
-            "--wait=false",
-        ])?;
+        delete_unseen(space, "ingress", &name)?;
         wait::throughout("the name without an operator", Duration::from_secs(3), || {
             ensure!(
                 Fetch::get("alice", &url).send()?.status == 200,
@@ -159,10 +152,8 @@ fn operator_down_tailnet(space: &Space<'_>) -> Result<()> {
     space.answer(&url(&name))?;
     let uid = uid(space, &name)?;
     let service = space.name("svc");
-    space.cluster().apply(
-        &services::manifest(space, "svc", &service, 5432)
-            .replace("spec:\n", &format!("spec:\n  proxyGroupName: {}\n", own.name)),
-    )?;
+    let manifest = services::manifest(space, "svc", &service, 5432);
+    space.cluster().apply(&in_group(&manifest, &own.name))?;
     services::wait_for(space, "svc", "Defined", "Defined", "100.")?;
     without_operator(space, || {
         space
@@ -171,29 +162,32 @@ fn operator_down_tailnet(space: &Space<'_>) -> Result<()> {
         space
             .cluster()
             .run(&["delete", "tailnet,proxygroup", &own.name, "--wait=false"])?;
-        space.cluster().run(&[
-            "delete",
-            "tailnetservice",
-            "svc",
-            "--namespace",
-            &space.namespace,
-            "--wait=false",
-        ])?;
-        space.cluster().run(&[
-            "delete",
-            "ingress",
-            &name,
-            "--namespace",
-            &space.namespace,
-            "--wait=false",
-        ])?;
-        Ok(())
+        delete_unseen(space, "tailnetservice", "svc")?;
+        delete_unseen(space, "ingress", &name)
     })?;
     nothing_left(space, &uid, &name)?;
     own.gone(space)?;
     let left = services::Api::open()?.definition(&format!("svc:{service}"))?;
     ensure!(left.is_none(), "the definition stays: {left:?}");
     Ok(())
+}
+
+/// Asks for the deletion of something that a finalizer holds while nobody is there to let it go.
+fn delete_unseen(space: &Space<'_>, kind: &str, name: &str) -> Result<()> {
+    let arguments = [
+        "delete",
+        kind,
+        name,
+        "--namespace",
+        &space.namespace,
+        "--wait=false",
+    ];
+    space.cluster().run(&arguments).map(drop)
+}
+
+/// A TailnetIngress or TailnetService, served by that group.
+pub(crate) fn in_group(manifest: &str, group: &str) -> String {
+    manifest.replace("spec:\n", &format!("spec:\n  proxyGroupName: {group}\n"))
 }
 
 fn without_operator(space: &Space<'_>, work: impl FnOnce() -> Result<()>) -> Result<()> {

@@ -5,7 +5,6 @@ use k8s_openapi::api::networking::v1::{
     Ingress, IngressLoadBalancerIngress, IngressLoadBalancerStatus, IngressPortStatus, IngressStatus,
 };
 use kube::{Api, ResourceExt};
-use postern_crds::conditions::READY;
 use postern_proxy_config::report::Phase;
 
 use crate::{
@@ -13,7 +12,7 @@ use crate::{
     conditions::{Said, Status},
     context::{Context, reference},
     events::Remark,
-    name::status::{View, conditions, is_progress},
+    name::status::{View, conditions, is_progress, remark, summary},
 };
 
 const HTTPS: i32 = 443;
@@ -90,15 +89,6 @@ fn remarks(view: &View, said: &[Said]) -> Vec<Remark> {
             note: problem.to_string(),
         })
         .collect();
-    remarks.extend(summary(said).map(|ready| Remark {
-        topic: READY.into(),
-        warning: ready.status == Status::False && !is_progress(ready.reason),
-        reason: ready.reason.into(),
-        note: ready.message.clone(),
-    }));
+    remarks.extend(remark(said));
     remarks
-}
-
-fn summary(said: &[Said]) -> Option<&Said> {
-    said.iter().find(|said| said.type_ == READY)
 }

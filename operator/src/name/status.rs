@@ -4,7 +4,8 @@ use postern_crds::conditions::{ACCEPTED, PROGRAMMED, READY, RESOLVED_REFS, reaso
 use postern_proxy_config::report::{NameReport, Phase};
 
 use crate::{
-    conditions::Said,
+    conditions::{Said, Status},
+    events::Remark,
     model::{Claim, Problem},
     name::judge::Judgement,
     record::Record,
@@ -27,21 +28,27 @@ pub struct View {
 
 /// The conditions, the summary last.
 pub fn conditions(view: &View) -> Vec<Said> {
-    let accepted = match &view.judgement.accepted {
-        Ok(accepted) => Said::yes(
-            ACCEPTED,
-            reasons::ACCEPTED,
-            format!("the name is {}", accepted.hostname),
-        ),
-        Err(problem) => Said::no(ACCEPTED, problem.reason, problem.to_string()),
-    };
+    let accepted = accepted(&view.judgement, "");
     let resolved = resolved(&view.judgement);
     let programmed = programmed(view);
     let ready = ready(view, [&accepted, &resolved, &programmed]);
     vec![accepted, resolved, programmed, ready]
 }
 
-fn resolved(judgement: &Judgement) -> Said {
+/// Whether the name is the object's; `prefix` is what its label is shown with.
+pub(crate) fn accepted(judgement: &Judgement, prefix: &str) -> Said {
+    match &judgement.accepted {
+        Ok(accepted) => Said::yes(
+            ACCEPTED,
+            reasons::ACCEPTED,
+            format!("the name is {prefix}{}", accepted.hostname),
+        ),
+        Err(problem) => Said::no(ACCEPTED, problem.reason, problem.to_string()),
+    }
+}
+
+/// Whether everything that the object names is there.
+pub(crate) fn resolved(judgement: &Judgement) -> Said {
     match (&judgement.unresolved[..], &judgement.accepted) {
         ([first, ..], _) => {
             let texts: Vec<_> = judgement.unresolved.iter().map(Problem::to_string).collect();
@@ -176,7 +183,22 @@ fn login_step(record: &Record) -> Option<String> {
     record.problem.clone().or(reusable)
 }
 
+/// The condition that sums the others up.
+pub(crate) fn summary(said: &[Said]) -> Option<&Said> {
+    said.iter().find(|said| said.type_ == READY)
+}
+
+/// The summary as an Event.
+pub(crate) fn remark(said: &[Said]) -> Option<Remark> {
+    summary(said).map(|ready| Remark {
+        topic: READY.into(),
+        warning: ready.status == Status::False && !is_progress(ready.reason),
+        reason: ready.reason.into(),
+        note: ready.message.clone(),
+    })
+}
+
 /// Whether a reason is a step on the way, which is nobody's fault.
-pub fn is_progress(reason: &str) -> bool {
+pub(crate) fn is_progress(reason: &str) -> bool {
     [reasons::PENDING, reasons::DELETING, reasons::CERTIFICATE_PENDING].contains(&reason)
 }

@@ -1,14 +1,13 @@
 //! Tells a TailnetIngress's status: conditions, where it answers, and Events when the summary changes.
 
 use kube::{Api, ResourceExt};
-use postern_crds::{TailnetIngress, TailnetIngressStatus, conditions::READY};
+use postern_crds::{TailnetIngress, TailnetIngressStatus};
 
 use crate::{
     apply::{self, ApplyError},
-    conditions::{self, Status},
+    conditions,
     context::{Context, reference},
-    events::Remark,
-    name::status::View,
+    name::status::{View, remark},
 };
 
 /// Writes the status if it changed.
@@ -29,14 +28,7 @@ pub async fn tell(
     apply::status(api, &object.name_any(), &status).await?;
     context.metrics.status_patch("TailnetIngress");
     let said = crate::name::status::conditions(view);
-    let remarks: Vec<_> = (said.iter().filter(|said| said.type_ == READY))
-        .map(|said| Remark {
-            topic: READY.into(),
-            warning: said.status == Status::False && !crate::name::status::is_progress(said.reason),
-            reason: said.reason.into(),
-            note: said.message.clone(),
-        })
-        .collect();
+    let remarks = Vec::from_iter(remark(&said));
     context.events.say(&reference(object), &remarks).await;
     Ok(())
 }

@@ -31,29 +31,18 @@ pub fn claim(object: &TailnetIngress) -> Claim {
         .access
         .as_ref()
         .map(|a| access("spec.access", a, &mut problems));
-    let mut routes = Vec::new();
-    if let Some(backend) = &spec.backend {
-        let rule = IngressRule {
-            path: None,
-            rewrite: None,
-            backend: backend.clone(),
-            access: None,
-            limits: None,
-            timeouts: None,
-        };
-        routes.extend(route("spec", &rule, &mut problems));
-    }
-    for (i, rule) in spec.rules.iter().enumerate() {
-        routes.extend(route(&format!("spec.rules[{i}]"), rule, &mut problems));
-    }
+    let routes = routes(
+        "spec",
+        spec.backend.as_ref(),
+        &spec.rules,
+        default_access.as_ref(),
+        &mut problems,
+    );
     if spec.backend.is_some() != spec.rules.is_empty() {
         problems.push(Problem::invalid(
             "spec",
             "exactly one of backend and rules must be set",
         ));
-    }
-    for route in &mut routes {
-        route.access = route.access.take().or_else(|| default_access.clone());
     }
     problems.extend(duplicate_routes(&routes));
 
@@ -126,6 +115,36 @@ pub fn tls(tls: &[Tls]) -> Vec<TlsRef> {
             secret: tls.secret_name.clone(),
         })
         .collect()
+}
+
+/// Where requests go: all to `backend`, or each as `rules` say, and `everywhere` rules where a rule doesn't say who
+/// gets in. `field` is the place of both in the object.
+pub fn routes(
+    field: &str,
+    backend: Option<&Backend>,
+    rules: &[IngressRule],
+    everywhere: Option<&config_access::Access>,
+    problems: &mut Vec<Problem>,
+) -> Vec<Route> {
+    let short = backend.map(|backend| IngressRule {
+        path: None,
+        rewrite: None,
+        backend: backend.clone(),
+        access: None,
+        limits: None,
+        timeouts: None,
+    });
+    let mut routes: Vec<Route> = short
+        .iter()
+        .filter_map(|rule| route(field, rule, problems))
+        .collect();
+    for (i, rule) in rules.iter().enumerate() {
+        routes.extend(route(&format!("{field}.rules[{i}]"), rule, problems));
+    }
+    for route in &mut routes {
+        route.access = route.access.take().or_else(|| everywhere.cloned());
+    }
+    routes
 }
 
 /// A rule; `field` is its place in the object.

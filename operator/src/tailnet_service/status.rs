@@ -4,20 +4,19 @@
 use kube::{Api, ResourceExt};
 use postern_crds::{
     TailnetService, TailnetServiceStatus,
-    conditions::{
-        ACCEPTED, ADVERTISED, APPROVED, CERTIFICATE_READY, DEFINED, OFFERED, READY, RESOLVED_REFS, SERVING,
-        reasons,
-    },
+    conditions::{ADVERTISED, APPROVED, CERTIFICATE_READY, DEFINED, OFFERED, READY, SERVING, reasons},
 };
 use postern_proxy_config::report::{ServiceReport, Stage};
 
 use crate::{
     apply::{self, ApplyError},
-    conditions::{self, Said, Status},
+    conditions::{self, Said},
     context::{Context, reference},
-    events::Remark,
-    model::Problem,
-    name::{judge::Judgement, status::View},
+    model::SERVICE_PREFIX,
+    name::{
+        judge::Judgement,
+        status::{View, accepted, remark, resolved},
+    },
     tailnet_api::Error,
     tailnet_service::{
         apply::{Outcome, Undefined},
@@ -76,14 +75,7 @@ pub async fn tell(
     }
     apply::status(api, &object.name_any(), &status).await?;
     context.metrics.status_patch("TailnetService");
-    let remarks: Vec<_> = (said.iter().filter(|said| said.type_ == READY))
-        .map(|said| Remark {
-            topic: READY.into(),
-            warning: said.status == Status::False && !crate::name::status::is_progress(said.reason),
-            reason: said.reason.into(),
-            note: said.message.clone(),
-        })
-        .collect();
+    let remarks = Vec::from_iter(remark(&said));
     context.events.say(&reference(object), &remarks).await;
     Ok(())
 }
@@ -103,7 +95,7 @@ struct Seen<'a> {
 /// The conditions, each after what it needs, the summary last.
 fn said(seen: &Seen<'_>) -> Vec<Said> {
     let mut said = vec![
-        accepted(seen.judgement),
+        accepted(seen.judgement, SERVICE_PREFIX),
         resolved(seen.judgement),
         defined(seen.outcome),
         offered(seen),
@@ -119,32 +111,6 @@ fn said(seen: &Seen<'_>) -> Vec<Said> {
     };
     said.push(ready);
     said
-}
-
-fn accepted(judgement: &Judgement) -> Said {
-    match &judgement.accepted {
-        Ok(accepted) => Said::yes(
-            ACCEPTED,
-            reasons::ACCEPTED,
-            format!("the name is svc:{}", accepted.hostname),
-        ),
-        Err(problem) => Said::no(ACCEPTED, problem.reason, problem.to_string()),
-    }
-}
-
-fn resolved(judgement: &Judgement) -> Said {
-    match (&judgement.unresolved[..], &judgement.accepted) {
-        ([first, ..], _) => {
-            let texts: Vec<_> = judgement.unresolved.iter().map(Problem::to_string).collect();
-            Said::no(RESOLVED_REFS, first.reason, texts.join("; "))
-        }
-        ([], Ok(_)) => Said::yes(
-            RESOLVED_REFS,
-            reasons::RESOLVED_REFS,
-            "everything that it names is there",
-        ),
-        ([], Err(_)) => Said::unknown(RESOLVED_REFS, reasons::UNKNOWN, "the object isn't accepted"),
-    }
 }
 
 fn defined(outcome: &Outcome) -> Said {

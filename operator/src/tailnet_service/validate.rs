@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use kube::ResourceExt;
-use postern_crds::{
-    DEFAULT, IngressRule, ProxyProtocol, ServiceProtocol, TailnetService, TailnetServicePort,
-};
+use postern_crds::{DEFAULT, ProxyProtocol, ServiceProtocol, TailnetService, TailnetServicePort};
 use postern_proxy_config::{access::Access, group as config};
 
 use crate::{
@@ -14,7 +12,7 @@ use crate::{
         duplicate_routes,
     },
     name::claim_of,
-    tailnet_ingress::validate::{access, backend, bad_tags, identity, route, tls},
+    tailnet_ingress::validate::{access, backend, bad_tags, identity, routes, tls},
 };
 
 const HTTPS: u16 = 443;
@@ -121,8 +119,8 @@ fn port_spec(
         .map(|rules| access(&format!("{field}.access"), rules, problems))
         .or_else(|| everywhere.cloned());
     let protocol = match port.protocol {
-        ServiceProtocol::Https => PortProtocol::Https(routes(field, port, allowed.as_ref(), problems)),
-        ServiceProtocol::Http => PortProtocol::Http(routes(field, port, allowed.as_ref(), problems)),
+        ServiceProtocol::Https => PortProtocol::Https(requests(field, port, allowed.as_ref(), problems)),
+        ServiceProtocol::Http => PortProtocol::Http(requests(field, port, allowed.as_ref(), problems)),
         ServiceProtocol::Tls => PortProtocol::Tls(stream(field, port, allowed, problems)?),
         ServiceProtocol::Tcp => PortProtocol::Tcp(stream(field, port, allowed, problems)?),
     };
@@ -132,7 +130,7 @@ fn port_spec(
     })
 }
 
-fn routes(
+fn requests(
     field: &str,
     port: &TailnetServicePort,
     allowed: Option<&Access>,
@@ -144,24 +142,7 @@ fn routes(
             "needs protocol TCP or TLS: over HTTP the caller is told in headers",
         ));
     }
-    let short = port.backend.as_ref().map(|backend| IngressRule {
-        path: None,
-        rewrite: None,
-        backend: backend.clone(),
-        access: None,
-        limits: None,
-        timeouts: None,
-    });
-    let mut routes: Vec<Route> = short
-        .iter()
-        .filter_map(|rule| route(field, rule, problems))
-        .collect();
-    for (i, rule) in port.rules.iter().enumerate() {
-        routes.extend(route(&format!("{field}.rules[{i}]"), rule, problems));
-    }
-    for route in &mut routes {
-        route.access = route.access.take().or_else(|| allowed.cloned());
-    }
+    let routes = routes(field, port.backend.as_ref(), &port.rules, allowed, problems);
     problems.extend(duplicate_routes(&routes));
     routes
 }

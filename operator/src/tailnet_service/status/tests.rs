@@ -1,5 +1,5 @@
 use super::*;
-use crate::{name::judge::Accepted, tailnet_api::Definition, tailnet_service::plan::Made};
+use crate::{model::Problem, name::judge::Accepted, tailnet_api::Definition, tailnet_service::plan::Made};
 
 fn made() -> Made {
     Made {
