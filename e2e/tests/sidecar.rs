@@ -185,7 +185,8 @@ const PATHS: &[&str] = &[
     "/~x",
 ];
 
-/// Go's own client asks us and a `tsnet` node of the same tailnet: what they say of others is the same.
+/// Go's own client asks us and a `tsnet` node of the same tailnet: what they say of others is the same, as soon
+/// as both have heard the same news.
 fn local_api(space: &Space<'_>) -> Result<()> {
     let sidecar = Sidecar::start(space, "local-api", 9984)?;
     sidecar.answer(space)?;
@@ -194,39 +195,51 @@ fn local_api(space: &Space<'_>) -> Result<()> {
         let address = device["addresses"][0].as_str().context("no address")?;
         Ok(address.trim_end_matches("/32").to_owned())
     };
-    let (alice, own) = (address("alice-laptop")?, address(&sidecar.name)?);
+    let alice = format!("{}:1", address("alice-laptop")?);
+    let own = address(&sidecar.name)?;
     let go_name = space.name("ask");
     let folder = tempdir(&go_name);
-    let mut ask = tailnet::peer(&space.env.lab, &space.env.helpers, "ask");
-    ask.args(["-hostname", &go_name, "-authkey", "tskey-auth-tagged", "-dir"])
-        .arg(&folder)
-        .arg("-socket")
-        .arg(sidecar.socket());
-    let said = postern_e2e::command::output(ask.args([&format!("{alice}:1"), &own, "192.0.2.1:1"]))?;
+    let compared = wait::until("the same answers", Duration::from_secs(60), || {
+        let mut ask = tailnet::peer(&space.env.lab, &space.env.helpers, "ask");
+        ask.args(["-hostname", &go_name, "-authkey", "tskey-auth-tagged", "-dir"])
+            .arg(&folder)
+            .arg("-socket")
+            .arg(sidecar.socket());
+        let said = postern_e2e::command::output(ask.args([&alice, &own, "192.0.2.1:1"]))?;
+        let asked = said
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .find(|event| event["event"] == "asked")
+            .with_context(|| format!("the Go client said {said}"))?;
+        same_answers(&asked["asked"], &asked["gos"], &[&alice, "192.0.2.1:1"], &own)
+    })?;
     fs::remove_dir_all(folder).ok();
-    let asked = said
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .find(|event| event["event"] == "asked")
-        .with_context(|| format!("the Go client said {said}"))?;
-    let (ours, gos) = (&asked["asked"], &asked["gos"]);
+    ensure!(compared > 100, "only {compared} values were compared");
+    space.note(format!("{compared} values compared"));
+    Ok(())
+}
+
+/// How many values were compared. `others`: addresses that are neither node's own.
+fn same_answers(
+    ours: &serde_json::Value,
+    gos: &serde_json::Value,
+    others: &[&str],
+    own: &str,
+) -> Result<usize> {
     let mut compared = 0;
     let mut same = |what: &str, ours: &serde_json::Value, gos: &serde_json::Value| -> Result<()> {
         compared += 1;
         ensure!(ours == gos, "{what}:\n ours: {ours}\n Go's: {gos}");
         Ok(())
     };
-    for addr in [&format!("{alice}:1"), "192.0.2.1:1"] {
-        same(
-            addr,
-            &without_values(&ours["WhoIs"][addr]),
-            &without_values(&gos["WhoIs"][addr]),
-        )?;
+    for addr in others {
+        let (ours, gos) = (&ours["WhoIs"][addr], &gos["WhoIs"][addr]);
+        same(addr, &without_values(ours), &without_values(gos))?;
     }
     same(
         "our user",
-        &ours["WhoIs"][&own]["UserProfile"],
-        &gos["WhoIs"][&own]["UserProfile"],
+        &ours["WhoIs"][own]["UserProfile"],
+        &gos["WhoIs"][own]["UserProfile"],
     )?;
     let (ours, gos) = (&ours["Status"], &gos["Status"]);
     for field in [
@@ -251,9 +264,7 @@ fn local_api(space: &Space<'_>) -> Result<()> {
             }
         }
     }
-    ensure!(compared > 100, "only {compared} values were compared");
-    space.note(format!("{compared} values compared"));
-    Ok(())
+    Ok(compared)
 }
 
 /// Of a node's capability without values Go repeats how control wrote it, `null` or `[]`. Tailscale's writes
