@@ -173,15 +173,25 @@ fn image(lab: &Lab, name: &str, program: &Path) -> Result<Image> {
     let repository = format!("localhost/{name}");
     if !tar.exists() {
         drop_older(lab, name)?;
-        let mut script = cluster::script(lab);
-        script
-            .arg("image")
-            .arg(&tar)
-            .arg(format!("{repository}:{tag}"))
-            .args([USER, &format!("/{name}")]);
-        command::output(script.arg(format!("{}=/{name}", program.display())))?;
+        write_image(lab, &tar, &format!("{repository}:{tag}"), program, name)?;
     }
     Ok(Image { repository, tag, tar })
+}
+
+/// Puts into the cluster, under the name of an image that it can't pull, this program at `/ENTRY`.
+pub fn stand_in(lab: &Lab, reference: &str, program: &Path, entry: &str) -> Result<()> {
+    let tar = lab.images().join(format!("stand-in-{entry}.tar"));
+    write_image(lab, &tar, reference, program, entry)?;
+    let loaded = command::output(cluster::script(lab).arg("load").arg(&tar));
+    fs::remove_file(tar)?;
+    loaded.map(drop)
+}
+
+fn write_image(lab: &Lab, tar: &Path, reference: &str, program: &Path, entry: &str) -> Result<()> {
+    let mut script = cluster::script(lab);
+    script.arg("image").arg(tar).arg(reference);
+    script.args([USER, &format!("/{entry}")]);
+    command::output(script.arg(format!("{}=/{entry}", program.display()))).map(drop)
 }
 
 /// Images of earlier builds; a running lab has its own copy.

@@ -7,6 +7,7 @@
 mod change;
 mod chart;
 mod definitions;
+mod examples;
 mod faults;
 mod first_light;
 mod headscale;
@@ -33,6 +34,7 @@ fn tests() -> Vec<Test> {
         change::TESTS,
         rights::TESTS,
         definitions::TESTS,
+        examples::TESTS,
         removal::TESTS,
         services::TESTS,
         sidecar::TESTS,

@@ -1,7 +1,6 @@
 //! Who may do what: pods are restricted, accounts can do what they must and nothing else.
 
-use anyhow::{Context, Result, ensure};
-use postern_e2e::command;
+use anyhow::{Result, ensure};
 use postern_e2e::product::NAMESPACE;
 
 use crate::runner::Test;
@@ -9,7 +8,6 @@ use crate::space::Space;
 
 pub(crate) const TESTS: &[Test] = &[
     Test::beside("pods_run_in_a_namespace_that_enforces_restricted", restricted),
-    Test::beside("the_examples_are_accepted_by_the_api_server", examples),
     Test::beside("accounts_can_do_what_they_must_and_nothing_else", matrix),
 ];
 
@@ -55,31 +53,6 @@ fn restricted(space: &Space<'_>) -> Result<()> {
             );
         }
     }
-    Ok(())
-}
-
-fn examples(space: &Space<'_>) -> Result<()> {
-    for namespace in ["monitoring", "ai"] {
-        space.cluster().apply(&postern_e2e::app::namespace(namespace))?;
-    }
-    let mut count = 0;
-    for entry in std::fs::read_dir(space.env.lab.tree.join("examples"))?.flatten() {
-        // The lab has a Tailnet `default` already, on another server.
-        let manifest = std::fs::read_to_string(entry.path())?.replace("name: default", "name: example");
-        let mut kubectl = space.cluster().kubectl();
-        kubectl.args([
-            "apply",
-            "--server-side",
-            "--dry-run=server",
-            "--validate=strict",
-            "--filename",
-            "-",
-        ]);
-        let said = command::output_of_input(&mut kubectl, &manifest)
-            .with_context(|| entry.path().display().to_string())?;
-        count += said.lines().count();
-    }
-    space.note(format!("{count} objects"));
     Ok(())
 }
 
