@@ -10,6 +10,7 @@ use crate::cluster;
 use crate::command;
 use crate::lab::Lab;
 use crate::machine;
+use crate::relying_party::RelyingParty;
 use crate::step::{Steps, shown};
 use crate::tailnet;
 use crate::up;
@@ -36,6 +37,9 @@ pub fn run(lab: &Lab, steps: &mut Steps, filter: Option<&str>) -> Result<ExitCod
         machine::install(lab, steps)?;
         source(lab, &mut report);
     }
+    report.phase("relying parties", || {
+        RelyingParty::install(lab, steps).map(|_| Count::PASSED)
+    });
     report.phase("lab", || {
         tailnet::build_headscale(lab, steps)?;
         up::up(lab, steps).map(|_| Count::PASSED)

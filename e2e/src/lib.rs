@@ -22,6 +22,7 @@ pub mod lab;
 pub mod machine;
 pub mod process;
 pub mod product;
+pub mod relying_party;
 pub mod status;
 pub mod step;
 pub mod tailnet;

@@ -38,6 +38,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("musl-gcc", "musl-tools"),
 ];
 
+/// The same for what only tests need: it is large.
+const BROWSER: &[(&str, &str)] = &[("/usr/bin/chromium", "chromium")];
+
 /// Fails with everything that is missing and what to do about it.
 pub fn check(lab: &Lab) -> Result<()> {
     let wrong = [
@@ -64,20 +67,7 @@ pub fn check(lab: &Lab) -> Result<()> {
 
 /// Installs the Debian packages and the Rust target that are missing, and says which.
 pub fn install(lab: &Lab, steps: &mut Steps) -> Result<()> {
-    let packages = missing_packages();
-    if !packages.is_empty() {
-        let log = lab.cache.join("log/apt.log");
-        let estimate = Some(Duration::from_secs(30));
-        steps.run(&format!("install {}", packages.join(" ")), estimate, || {
-            command::logged(apt().arg("update"), &log)?;
-            command::logged(
-                apt()
-                    .args(["install", "--yes", "--no-install-recommends"])
-                    .args(&packages),
-                &log,
-            )
-        })?;
-    }
+    install_packages(lab, steps, PACKAGES)?;
     if !has_musl_target() {
         let estimate = Some(Duration::from_secs(20));
         steps.run("install Rust's musl target", estimate, || {
@@ -89,6 +79,29 @@ pub fn install(lab: &Lab, steps: &mut Steps) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Installs the browser of the tests, if it is missing.
+pub fn install_browser(lab: &Lab, steps: &mut Steps) -> Result<()> {
+    install_packages(lab, steps, BROWSER)
+}
+
+fn install_packages(lab: &Lab, steps: &mut Steps, wanted: &[(&str, &'static str)]) -> Result<()> {
+    let packages = missing(wanted);
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let log = lab.cache.join("log/apt.log");
+    let estimate = Some(Duration::from_secs(30));
+    steps.run(&format!("install {}", packages.join(" ")), estimate, || {
+        command::logged(apt().arg("update"), &log)?;
+        command::logged(
+            apt()
+                .args(["install", "--yes", "--no-install-recommends"])
+                .args(&packages),
+            &log,
+        )
+    })
 }
 
 fn root() -> Option<String> {
@@ -129,17 +142,7 @@ fn go() -> Option<String> {
     let Ok(version) = command::output(Command::new("go").args(["env", "GOVERSION"])) else {
         return Some(format!("Go {}.{} or newer is not installed: {how}", GO.0, GO.1));
     };
-    let numbers: Vec<u32> = version
-        .trim()
-        .trim_start_matches("go")
-        .split('.')
-        .map_while(|part| part.parse().ok())
-        .collect();
-    let found = (
-        numbers.first().copied().unwrap_or(0),
-        numbers.get(1).copied().unwrap_or(0),
-    );
-    (found < GO).then(|| {
+    (self::version(version.trim().trim_start_matches("go")) < GO).then(|| {
         format!(
             "{} is too old, {}.{} or newer is needed: {how}",
             version.trim(),
@@ -147,6 +150,12 @@ fn go() -> Option<String> {
             GO.1
         )
     })
+}
+
+/// The first two numbers of `1.26.6`; 0 where there is none.
+pub fn version(text: &str) -> (u32, u32) {
+    let mut numbers = text.split('.').map_while(|part| part.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn disk(lab: &Lab) -> Option<String> {
@@ -163,7 +172,7 @@ fn disk(lab: &Lab) -> Option<String> {
 }
 
 fn packages_or_apt() -> Option<String> {
-    let missing = missing_packages();
+    let missing = missing(PACKAGES);
     (!missing.is_empty() && find("apt-get").is_none()).then(|| {
         format!(
             "there is no apt-get to install {}: install what your distribution calls so, and start again",
@@ -172,8 +181,8 @@ fn packages_or_apt() -> Option<String> {
     })
 }
 
-fn missing_packages() -> Vec<&'static str> {
-    PACKAGES
+fn missing(wanted: &[(&str, &'static str)]) -> Vec<&'static str> {
+    wanted
         .iter()
         .filter(|(program, _)| find(program).is_none())
         .map(|(_, package)| *package)

@@ -45,7 +45,7 @@ impl Helpers {
                 let fresh = helpers.folder.with_extension("new");
                 fs::create_dir_all(&fresh)?;
                 let mut go = go_build(&lab.go_helpers(), &fresh);
-                go.args(["./labcontrol", "./peer", "./backend"]);
+                go.args(["./labcontrol", "./peer", "./backend", "tailscale.com/cmd/tsidp"]);
                 command::logged(&mut go, &lab.cache.join("log/build.log"))?;
                 fs::rename(&fresh, &helpers.folder).context("cannot move the built programs into the cache")
             },
@@ -75,7 +75,7 @@ impl Helpers {
         })
     }
 
-    /// One of them: `labcontrol`, `peer`, `backend`.
+    /// One of them: `labcontrol`, `peer`, `backend`, `tsidp`.
     pub fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -194,17 +194,31 @@ pub fn acme_directory() -> String {
 
 /// A Go peer with the surroundings that it needs here.
 pub fn peer(lab: &Lab, helpers: &Helpers, mode: &str) -> Command {
-    let mut peer = Command::new(helpers.program("peer"));
+    let mut peer = go_node(lab, &helpers.program("peer"));
     peer.arg(mode).args([
         "-control",
         &control_url(),
         "-admin",
         &format!("http://{NODE_IP}:{ADMIN_PORT}"),
     ]);
-    peer.env("SSL_CERT_FILE", lab.pki().join("trust.pem"))
+    peer
+}
+
+/// Tailscale's own identity provider, as it was frozen in their repository.
+pub fn tsidp(lab: &Lab, helpers: &Helpers) -> Command {
+    let mut tsidp = go_node(lab, &helpers.program("tsidp"));
+    tsidp
+        .env("TS_CONTROL_URL", control_url())
+        .env("TAILSCALE_USE_WIP_CODE", "1");
+    tsidp
+}
+
+fn go_node(lab: &Lab, program: &Path) -> Command {
+    let mut node = Command::new(program);
+    node.env("SSL_CERT_FILE", lab.pki().join("trust.pem"))
         .env("TS_DEBUG_ACME_DIRECTORY_URL", acme_directory())
         .env("TS_NO_LOGS_NO_SUPPORT", "true");
-    peer
+    node
 }
 
 fn start(lab: &Lab, helpers: &Helpers, name: &str) -> Result<()> {

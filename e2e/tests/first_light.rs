@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use postern_e2e::client::{Fetch, Seen};
 use postern_e2e::lab::DOMAIN;
-use postern_e2e::tailnet;
+use postern_e2e::{tailnet, wait};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::runner::Test;
 use crate::space::{Space, url};
@@ -337,6 +338,15 @@ impl Running {
             .spawn()
             .map(Self)
             .with_context(|| format!("cannot start {}", command.get_program().display()))
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn end(mut self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("no pid")?, signal)?;
+        wait::until("the program to end by itself", Duration::from_secs(30), || {
+            self.0.try_wait()?.context("it still runs").map(drop)
+        })
     }
 }
 

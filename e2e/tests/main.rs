@@ -11,6 +11,7 @@ mod examples;
 mod faults;
 mod first_light;
 mod headscale;
+mod identity;
 mod image;
 mod removal;
 mod resilience;
@@ -38,6 +39,7 @@ fn tests() -> Vec<Test> {
         removal::TESTS,
         services::TESTS,
         sidecar::TESTS,
+        identity::TESTS,
         image::TESTS,
         headscale::TESTS,
         strict_control::TESTS,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use postern_e2e::client::{Fetch, Fetched};
 use postern_e2e::{product, tailnet, wait};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::first_light::{Running, streamed, tempdir};
 use crate::runner::Test;
@@ -471,15 +471,8 @@ impl Sidecar {
 
     /// Ends it as a container runtime would, and starts it again.
     pub(crate) fn restart(&mut self, space: &Space<'_>) -> Result<()> {
-        if let Some(mut running) = self.proxy.take() {
-            let pid = i32::try_from(running.0.id())
-                .ok()
-                .and_then(Pid::from_raw)
-                .context("no pid")?;
-            kill_process(pid, Signal::TERM)?;
-            wait::until("the proxy to end by itself", Duration::from_secs(30), || {
-                running.0.try_wait()?.context("it still runs")
-            })?;
+        if let Some(running) = self.proxy.take() {
+            running.end(Signal::TERM)?;
         }
         self.run(space)
     }

@@ -82,9 +82,6 @@ impl Subject<'_> {
     pub(crate) fn user_info(self, scopes: &Scopes) -> Result<Value, Error> {
         let mut claims = self.described(scopes);
         claims.insert("sub".to_owned(), sub(self.user.id).into());
-        if scopes.contains(Scope::Profile) {
-            claims.insert("username".to_owned(), self.username().into());
-        }
         add_extra(&mut claims, self.grants.user_info_claims()?);
         Ok(Value::Object(claims))
     }
@@ -119,6 +116,8 @@ impl Subject<'_> {
         }
         if scopes.contains(Scope::Profile) {
             claims.insert("preferred_username".to_owned(), self.username().into());
+            // As the first tsidp called it; its clients may still ask for it.
+            claims.insert("username".to_owned(), self.username().into());
             if !self.user.name.is_empty() {
                 claims.insert("name".to_owned(), self.user.name.clone().into());
             }
@@ -323,7 +322,7 @@ mod tests {
                 "key": "nodekey:00", "addresses": ["100.64.0.1/32"], "nid": 12, "uid": 7,
                 "node": "laptop.example.ts.net.", "tailnet": "example.ts.net.",
                 "email": "alice@example.com", "email_verified": true,
-                "preferred_username": "alice", "name": "Alice", "picture": "https://p/a.png",
+                "preferred_username": "alice", "username": "alice", "name": "Alice", "picture": "https://p/a.png",
                 "groups": ["group:eng", "admin"], "role": "x",
             })
         );

@@ -66,12 +66,16 @@ func (w *mapWriter) edit(msg []byte) []byte {
 	}
 	w.l.mu.Lock()
 	filter := w.l.filter
+	var grants []tailcfg.FilterRule
+	if st := w.l.nodes[w.node]; st != nil {
+		grants = st.grants
+	}
 	w.l.mu.Unlock()
 	var own []tailcfg.FilterRule
 	if filter != nil {
-		set("PacketFilter", filter)
+		set("PacketFilter", slices.Concat(filter, grants))
 	} else if json.Unmarshal(m["PacketFilter"], &own) == nil {
-		set("PacketFilter", w.l.onlyEdges(own))
+		set("PacketFilter", append(w.l.onlyEdges(own), grants...))
 	}
 	plain, _ = json.Marshal(m)
 	if w.compress {
