@@ -104,8 +104,10 @@ pub enum CredentialError {
     #[error("{0}")]
     Incomplete(&'static str),
     /// A file that the environment names.
-    #[error("read {path}: {reason}")]
+    #[error("{name}: read {path}: {reason}")]
     File {
+        /// The variable.
+        name: &'static str,
         /// The file.
         path: String,
         /// Why not.

@@ -5,6 +5,7 @@ mod local_services;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use postern_node::credential::Credential;
 use postern_proxy_config::report::Phase;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -22,7 +23,7 @@ use crate::{
     metrics::Metrics,
     report::Reports,
     serve::{Context, Desired, Secrets, Served},
-    standalone::{self, Directory, Environment, Place, Source},
+    standalone::{Directory, Environment, Place, Source},
     tailnet::StartNode,
     upstream::Upstreams,
 };
@@ -121,7 +122,7 @@ impl Parts {
         for note in &environment.notes {
             tracing::info!("Ignored: {note}");
         }
-        let key = standalone::auth_key(variable)?;
+        let credential = Credential::choose(None, variable)?;
         let place = match (&node.state_dir, source.is_one()) {
             (Some(dir), true) => Place::Of(dir.clone()),
             (Some(dir), false) => Place::Below(dir.clone()),
@@ -150,7 +151,7 @@ impl Parts {
             .spawn(source.follow(desired, self.reports.clone(), self.end.clone()));
         self.feeding
             .spawn(log_changes(self.reports.clone(), announce, self.end.clone()));
-        let secrets = Arc::new(Directory::new(place, key));
+        let secrets = Arc::new(Directory::new(place, credential));
         self.serve(process, secrets, configured).await
     }
 

@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use postern_node::control::AuthKey;
 use postern_proxy_config::{
     group::{Listener, Name, NodeConfig, Owner, SecretRef, Shard, Tailnet},
     parse,
@@ -99,15 +98,6 @@ pub enum StandaloneError {
         name: &'static str,
         /// Why not, and what to do.
         reason: String,
-    },
-    /// The auth key's file.
-    #[error("TS_AUTHKEY: read {path}")]
-    AuthKey {
-        /// The file.
-        path: String,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
     },
 }
 
@@ -375,25 +365,6 @@ fn hostname(given: Option<String>) -> Result<String, StandaloneError> {
         .ok_or_else(|| StandaloneError::NoHostname(machine.trim().to_owned()))
 }
 
-/// The auth key of the environment, from tsnet's variables in their order. `file:PATH` is read.
-///
-/// # Errors
-/// When its file can't be read.
-pub fn auth_key(variable: impl Fn(&str) -> Option<String>) -> Result<Option<AuthKey>, StandaloneError> {
-    let given = ["TS_AUTHKEY", "TS_AUTH_KEY"]
-        .into_iter()
-        .find_map(|name| variable(name).filter(|v| !v.is_empty()));
-    let Some(given) = given else { return Ok(None) };
-    let Some(path) = given.strip_prefix("file:") else {
-        return Ok(Some(AuthKey::new(given)));
-    };
-    let text = std::fs::read_to_string(path).map_err(|source| StandaloneError::AuthKey {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(Some(AuthKey::new(text.trim())))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -495,24 +466,5 @@ mod tests {
         );
         end.cancel();
         task.await.unwrap();
-    }
-
-    #[test]
-    fn the_auth_key_comes_from_the_environment_or_a_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        std::fs::write(&path, "tskey-file\n").unwrap();
-        let key = |name: &'static str, value: String| {
-            auth_key(move |n| (n == name).then(|| value.clone()))
-                .unwrap()
-                .map(|k| k.expose().to_owned())
-        };
-        assert_eq!(key("TS_AUTH_KEY", "tskey-x".into()).as_deref(), Some("tskey-x"));
-        assert_eq!(
-            key("TS_AUTHKEY", format!("file:{}", path.display())).as_deref(),
-            Some("tskey-file")
-        );
-        assert_eq!(key("OTHER", "x".into()), None);
-        assert!(auth_key(|_| Some("file:/nowhere/key".into())).is_err());
     }
 }

@@ -19,11 +19,13 @@ impl Credential {
         if let Some(key) = explicit {
             return Self::key(key.expose()).map(Some);
         }
-        if let Some(key) = set("TS_AUTHKEY").or_else(|| set("TS_AUTH_KEY")) {
-            return Self::key(read(Secret::new(key))?.expose()).map(Some);
+        for name in ["TS_AUTHKEY", "TS_AUTH_KEY"] {
+            if let Some(key) = set(name) {
+                return Self::key(read(name, Secret::new(key))?.expose()).map(Some);
+            }
         }
         if let Some(secret) = set("TS_CLIENT_SECRET") {
-            let secret = read(Secret::new(secret))?;
+            let secret = read("TS_CLIENT_SECRET", Secret::new(secret))?;
             return OAuthClient::parse(secret.expose()).map(|client| Some(Self::OAuth(client)));
         }
         let token = match (set("TS_ID_TOKEN"), set("TS_AUDIENCE")) {
@@ -54,11 +56,12 @@ impl Credential {
     }
 }
 
-fn read(given: Secret) -> Result<Secret, CredentialError> {
+fn read(name: &'static str, given: Secret) -> Result<Secret, CredentialError> {
     let Some(path) = given.expose().strip_prefix("file:") else {
         return Ok(given);
     };
     let text = std::fs::read_to_string(path).map_err(|error| CredentialError::File {
+        name,
         path: path.to_owned(),
         reason: error.to_string(),
     })?;

@@ -9,7 +9,7 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use postern_node::{
-    control::AuthKey,
+    credential::Credential,
     state::{StateError, StateStore, StoreFuture},
 };
 use postern_proxy_config::{
@@ -72,24 +72,24 @@ impl Secrets for Kubernetes {
         }))
     }
 
-    fn auth_key<'a>(&'a self, node: &'a NodeConfig) -> BoxFuture<'a, Result<Option<AuthKey>, SecretError>> {
+    fn credential<'a>(
+        &'a self,
+        node: &'a NodeConfig,
+    ) -> BoxFuture<'a, Result<Option<Credential>, SecretError>> {
         Box::pin(async move {
             let name = &node.state.name;
-            let value = self
-                .value(name, names::AUTH_KEY)
-                .await
-                .map_err(|reason| SecretError::Read {
-                    name: name.clone(),
-                    reason,
-                })?;
-            let text = value
-                .map(String::from_utf8)
-                .transpose()
-                .map_err(|_| SecretError::Read {
-                    name: name.clone(),
-                    reason: format!("{} is not text", names::AUTH_KEY),
-                })?;
-            Ok(text.map(|t| AuthKey::new(t.trim())))
+            let refuse = |reason| SecretError::Read {
+                name: name.clone(),
+                reason,
+            };
+            let Some(key) = self.value(name, names::AUTH_KEY).await.map_err(refuse)? else {
+                return Ok(None);
+            };
+            let key =
+                std::str::from_utf8(&key).map_err(|_| refuse(format!("{} is not text", names::AUTH_KEY)))?;
+            Credential::key(key.trim())
+                .map(Some)
+                .map_err(|error| refuse(format!("{}: {error}", names::AUTH_KEY)))
         })
     }
 

@@ -2,10 +2,7 @@
 
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
-use postern_node::{
-    credential::Credential,
-    node::{Config, Status},
-};
+use postern_node::node::{Config, Status};
 use postern_proxy_config::{
     group::Name,
     report::{NameReport, Phase},
@@ -84,17 +81,11 @@ impl NameTask {
                 .collect::<Result<_, _>>()
                 .map_err(|e| format!("tailnet.caBundle: {e}"))?,
         };
-        let auth_key = self
-            .context
-            .secrets
-            .auth_key(node)
-            .await
-            .map_err(|e| e.to_string())?;
-        let credential = auth_key.map(|key| Credential::key(key.expose())).transpose();
+        let credential = self.context.secrets.credential(node).await;
         let config = Config {
             control_url: tailnet.control_url.clone(),
             hostname: node.hostname.clone(),
-            credential: credential.map_err(|e| format!("the auth key: {e}"))?,
+            credential: credential.map_err(|e| e.to_string())?,
             tags: node.tags.clone(),
             store: self.context.secrets.store(node).map_err(|e| e.to_string())?,
             extra_roots,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use postern_node::{
-    control::AuthKey,
+    credential::Credential,
     state::{StateError, StateStore},
 };
 use postern_proxy_config::group::{NodeConfig, SecretRef};
@@ -16,8 +16,11 @@ pub trait Secrets: Send + Sync {
     /// # Errors
     /// When it can't be opened, or another process uses it.
     fn store(&self, node: &NodeConfig) -> Result<Arc<dyn StateStore>, StateError>;
-    /// The auth key for a node's first login.
-    fn auth_key<'a>(&'a self, node: &'a NodeConfig) -> BoxFuture<'a, Result<Option<AuthKey>, SecretError>>;
+    /// What proves who a node is when it logs in; `None`: somebody must log it in.
+    fn credential<'a>(
+        &'a self,
+        node: &'a NodeConfig,
+    ) -> BoxFuture<'a, Result<Option<Credential>, SecretError>>;
     /// A certificate brought by the user.
     fn certificate<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<PemPair, SecretError>>;
 }

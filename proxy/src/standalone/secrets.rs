@@ -10,7 +10,7 @@ use std::{
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use postern_node::{
-    control::AuthKey,
+    credential::Credential,
     state::{DirStore, MemoryStore, StateError, StateStore},
 };
 use postern_proxy_config::group::{NodeConfig, SecretRef};
@@ -22,7 +22,7 @@ use crate::serve::{PemPair, SecretError, Secrets};
 #[derive(Debug)]
 pub struct Directory {
     place: Place,
-    auth_key: Option<AuthKey>,
+    credential: Option<Credential>,
     /// Opened ones: each is locked against other processes for the life of this one.
     stores: Mutex<BTreeMap<String, Arc<dyn StateStore>>>,
 }
@@ -39,11 +39,11 @@ pub enum Place {
 }
 
 impl Directory {
-    /// State in `place`; all nodes log in with the one key.
-    pub fn new(place: Place, auth_key: Option<AuthKey>) -> Self {
+    /// State in `place`; all nodes log in with the one credential.
+    pub fn new(place: Place, credential: Option<Credential>) -> Self {
         Self {
             place,
-            auth_key,
+            credential,
             stores: Mutex::default(),
         }
     }
@@ -105,8 +105,11 @@ impl Secrets for Directory {
         Ok(store)
     }
 
-    fn auth_key<'a>(&'a self, _node: &'a NodeConfig) -> BoxFuture<'a, Result<Option<AuthKey>, SecretError>> {
-        Box::pin(std::future::ready(Ok(self.auth_key.clone())))
+    fn credential<'a>(
+        &'a self,
+        _node: &'a NodeConfig,
+    ) -> BoxFuture<'a, Result<Option<Credential>, SecretError>> {
+        Box::pin(std::future::ready(Ok(self.credential.clone())))
     }
 
     fn certificate<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<PemPair, SecretError>> {

@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use postern_node::{control::AuthKey, credential::Credential};
 use postern_proxy::cluster::{Cluster, Member};
 use postern_proxy_config::{
     group::NodeConfig,
@@ -288,8 +289,8 @@ async fn state_and_certificates_are_in_their_secrets() {
     )
     .unwrap();
     assert_eq!(
-        secrets.auth_key(&node).await.unwrap().unwrap().expose(),
-        "tskey-1"
+        secrets.credential(&node).await.unwrap(),
+        Some(Credential::AuthKey(AuthKey::new("tskey-1")))
     );
     let store = secrets.store(&node).unwrap();
     let (crt, key) = (format!("{FQDN}.crt"), format!("{FQDN}.key"));

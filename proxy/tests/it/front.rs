@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use postern_node::{
-    control::AuthKey,
+    credential::Credential,
     funnel::FunnelError,
     netmap::{self, CapMap, PeerApi, UserProfile, WhoIs},
     node::{Certificate, Config, Error, Identity, Status},
@@ -367,7 +367,10 @@ impl Secrets for Nodes {
         Ok(Arc::new(MemoryStore::default()))
     }
 
-    fn auth_key<'a>(&'a self, _node: &'a NodeConfig) -> BoxFuture<'a, Result<Option<AuthKey>, SecretError>> {
+    fn credential<'a>(
+        &'a self,
+        _node: &'a NodeConfig,
+    ) -> BoxFuture<'a, Result<Option<Credential>, SecretError>> {
         Box::pin(async { Ok(None) })
     }
 
