@@ -26,18 +26,21 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let name = plain.service().clone();
     tracing::info!(fqdn = plain.fqdn(), "Hosted");
 
-    let mut netmap = node.netmap();
+    let mut services = node.services();
     let mut approved = false;
     tokio::spawn(serve(plain, node.clone()));
     tokio::spawn(serve(tls, node.clone()));
     loop {
-        let now = node.services().iter().all(|service| service.is_approved());
+        let now = {
+            let services = services.borrow_and_update();
+            !services.is_empty() && services.iter().all(|service| service.is_approved())
+        };
         if now != approved {
             approved = now;
             tracing::info!(approved, "As control says");
         }
         tokio::select! {
-            _ = netmap.changed() => {}
+            _ = services.changed() => {}
             _ = tokio::signal::ctrl_c() => break,
         }
     }

@@ -178,6 +178,13 @@ impl CertStore {
         })
     }
 
+    /// Takes a name out of those that are kept fresh. What is stored stays.
+    pub fn forget(&self, domain: &str) {
+        if let Ok(name) = Name::parse(domain) {
+            self.0.names.lock().remove(&name);
+        }
+    }
+
     /// What control asks by c2n (`GET /tls-cert-status`): JSON about a certificate that we have. Never starts
     /// an issuance, and knows only names that were asked for with [`CertStore::get`] before.
     pub fn tls_cert_status(&self, domain: &str) -> String {

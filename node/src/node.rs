@@ -72,6 +72,7 @@ struct Shared {
     services: Services,
     keeper: Arc<Keeper>,
     ephemeral: bool,
+    hosted: watch::Receiver<Vec<ServiceStatus>>,
     status: watch::Receiver<Status>,
     tasks: TaskTracker,
     cancel: CancellationToken,
@@ -178,6 +179,12 @@ impl Node {
 
         let (status_sender, status) = watch::channel(Status::Starting { last_error: None });
         tasks.spawn(status::follow(control.clone(), status_sender, cancel.clone()));
+        let (hosted_sender, hosted) = watch::channel(Vec::new());
+        tasks.spawn(
+            services
+                .clone()
+                .follow(control.netmap.clone(), hosted_sender, cancel.clone()),
+        );
         tasks.spawn(rekey(engine.clone(), node_key, cancel.clone()));
         tasks.spawn(keep(engine.clone(), Arc::clone(&keeper), cancel.clone()));
         let peer_api = PeerApi {
@@ -197,6 +204,7 @@ impl Node {
                 services,
                 keeper,
                 ephemeral: config.ephemeral,
+                hosted,
                 status,
                 tasks,
                 cancel,
@@ -365,11 +373,9 @@ impl Node {
         self.shared.services.advertise(service, on)
     }
 
-    /// The services that this node listens for, and whether control has approved it as their host. It changes with
-    /// the netmap.
-    pub fn services(&self) -> Vec<ServiceStatus> {
-        let netmap = self.shared.control.netmap.borrow().clone();
-        netmap.map_or_else(Vec::new, |netmap| self.shared.services.status(&netmap))
+    /// The services that this node listens for, whether control has approved it as their host, and the changes.
+    pub fn services(&self) -> watch::Receiver<Vec<ServiceStatus>> {
+        self.shared.hosted.clone()
     }
 
     /// Opens a TCP connection to a tailnet address, or to a MagicDNS name: `db:5432`, `db.example.ts.net:5432`, a
@@ -468,6 +474,11 @@ impl Node {
     /// When none can be had.
     pub async fn cert(&self, domain: &str) -> Result<Arc<Certificate>, Error> {
         self.shared.certs.get(domain).await
+    }
+
+    /// Renews the certificate for `domain` no longer, and looks into the store again when it is asked for next.
+    pub fn forget_cert(&self, domain: &str) {
+        self.shared.certs.forget(domain);
     }
 
     /// Logs out (control forgets the login) and closes.

@@ -14,6 +14,7 @@ use aws_lc_rs::digest;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     control::LocalState,
@@ -128,8 +129,12 @@ pub struct ServiceStatus {
     pub ports: Vec<u16>,
     /// Control is told to send clients here.
     pub advertised: bool,
+    /// Control has asked for all this since it changed last.
+    pub told: bool,
     /// The service's addresses; none until control has approved this node as a host.
     pub addrs: Vec<IpAddr>,
+    /// Control sends clients here, as far as it says so to the node itself.
+    pub routed: bool,
 }
 
 impl ServiceStatus {
@@ -144,6 +149,8 @@ impl ServiceStatus {
 pub(crate) struct Services {
     hosted: Arc<Mutex<BTreeMap<ServiceName, Hosted>>>,
     local: watch::Sender<LocalState>,
+    /// Hash of the list that control has asked for last.
+    told: watch::Sender<String>,
 }
 
 #[derive(Debug)]
@@ -178,6 +185,7 @@ impl Services {
         Self {
             hosted: Arc::default(),
             local,
+            told: watch::Sender::default(),
         }
     }
 
@@ -206,14 +214,23 @@ impl Services {
     }
 
     /// Where they stand.
-    pub(crate) fn status(&self, netmap: &Netmap) -> Vec<ServiceStatus> {
+    fn status(&self, netmap: &Netmap) -> Vec<ServiceStatus> {
         let mut approved = netmap.self_node.service_hosts();
-        let status = |(name, service): (&ServiceName, &Hosted)| ServiceStatus {
-            name: name.clone(),
-            fqdn: name.fqdn(&netmap.magic_dns_suffix),
-            ports: service.ports.iter().copied().collect(),
-            advertised: service.advertised,
-            addrs: approved.remove(name.as_str()).unwrap_or_default(),
+        let told = *self.told.borrow() == self.local.borrow().services_hash;
+        let routes = &netmap.self_node.allowed_ips;
+        let status = |(name, service): (&ServiceName, &Hosted)| {
+            let addrs = approved.remove(name.as_str()).unwrap_or_default();
+            ServiceStatus {
+                name: name.clone(),
+                fqdn: name.fqdn(&netmap.magic_dns_suffix),
+                ports: service.ports.iter().copied().collect(),
+                advertised: service.advertised,
+                told,
+                routed: addrs
+                    .iter()
+                    .any(|addr| routes.iter().any(|net| net.contains(addr))),
+                addrs,
+            }
         };
         self.hosted.lock().iter().map(status).collect()
     }
@@ -221,7 +238,43 @@ impl Services {
     /// The answer to control's question: JSON of `C2NVIPServicesResponse`.
     pub(crate) fn c2n(&self) -> String {
         let list = list(&self.hosted.lock());
-        format!(r#"{{"VIPServices":{list},"ServicesHash":"{}"}}"#, hash(&list))
+        let hash = hash(&list);
+        let answer = format!(r#"{{"VIPServices":{list},"ServicesHash":"{hash}"}}"#);
+        self.told.send_replace(hash);
+        answer
+    }
+
+    /// Publishes where they stand until the node is closed.
+    pub(crate) async fn follow(
+        self,
+        mut netmap: watch::Receiver<Option<Arc<Netmap>>>,
+        status: watch::Sender<Vec<ServiceStatus>>,
+        cancel: CancellationToken,
+    ) {
+        let (mut local, mut told) = (self.local.subscribe(), self.told.subscribe());
+        loop {
+            let newest = netmap.borrow_and_update().clone();
+            local.mark_unchanged();
+            told.mark_unchanged();
+            let now = newest.map_or_else(Vec::new, |netmap| self.status(&netmap));
+            status.send_if_modified(|status| {
+                let changed = *status != now;
+                *status = now;
+                changed
+            });
+            let changed = async {
+                tokio::select! {
+                    changed = netmap.changed() => changed,
+                    changed = local.changed() => changed,
+                    changed = told.changed() => changed,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                changed = changed => if changed.is_err() { return },
+            }
+        }
     }
 
     /// Changes what is hosted, and lets control notice.

@@ -16,8 +16,8 @@ use crate::{local::Socket, metrics::Metrics};
 pub struct Admin {
     /// For `/metrics`.
     pub metrics: Metrics,
-    /// A configuration was applied.
-    pub applied: watch::Receiver<bool>,
+    /// The configuration was applied, and what we share with others is served.
+    pub ready: watch::Receiver<bool>,
     /// We are leaving.
     pub draining: CancellationToken,
 }
@@ -42,9 +42,10 @@ impl Admin {
         match request.uri().path() {
             "/healthz" => text(StatusCode::OK, "ok"),
             "/readyz" if self.draining.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "draining"),
-            "/readyz" if !*self.applied.borrow() => {
-                text(StatusCode::SERVICE_UNAVAILABLE, "waiting for the configuration")
-            }
+            "/readyz" if !*self.ready.borrow() => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "waiting for the configuration, or for Services to be served",
+            ),
             "/readyz" => text(StatusCode::OK, "ok"),
             "/metrics" => {
                 let mut response = Response::new(Full::from(self.metrics.encode()));

@@ -1,12 +1,15 @@
-//! How serving ends: first no new work, then the work in flight, then the deadline.
+//! How serving ends: clients are sent elsewhere, then no new work, then the work in flight, then the deadline.
 
 use std::time::Duration;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Two signals and the tasks that obey them. Children see their parent's signals.
+/// Three signals and the tasks that obey them. Children see their parent's signals.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
+    /// Ask clients to go, one connection after the other; whoever still comes is served. Where nobody else
+    /// can serve them, this is left out.
+    pub leave: CancellationToken,
     /// Take nothing new; finish what is there.
     pub start: CancellationToken,
     /// End now.
@@ -19,9 +22,23 @@ impl Drain {
     /// For a part that can end alone: a name, a listener.
     pub fn child(&self) -> Self {
         Self {
+            leave: self.leave.child_token(),
             start: self.start.child_token(),
             abort: self.abort.child_token(),
             tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Whether clients should go.
+    pub fn is_leaving(&self) -> bool {
+        self.leave.is_cancelled() || self.start.is_cancelled()
+    }
+
+    /// Waits until clients should go.
+    pub async fn leaving(&self) {
+        tokio::select! {
+            () = self.leave.cancelled() => {}
+            () = self.start.cancelled() => {}
         }
     }
 

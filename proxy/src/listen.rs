@@ -5,8 +5,16 @@ mod stall;
 mod tcp;
 mod tls;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
+use ::http::{HeaderValue, header};
 use arc_swap::ArcSwap;
 use hyper::{
     server::conn::{http1, http2},
@@ -203,13 +211,36 @@ impl Port {
             .max_buf_size(64 * 1024)
             .max_header_size(32 * 1024)
             .max_headers(100);
-        let service = service_fn(move |request| http::handle(connection.clone(), request));
+        let used = Arc::new(AtomicBool::new(false));
+        let using = used.clone();
+        let service = service_fn(move |request| {
+            using.store(true, Relaxed);
+            let connection = connection.clone();
+            async move {
+                let mut response = http::handle(connection.clone(), request).await?;
+                if connection.drain.is_leaving() {
+                    let close = || HeaderValue::from_static("close");
+                    response
+                        .headers_mut()
+                        .entry(header::CONNECTION)
+                        .or_insert_with(close);
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
         let io = TokioIo::new(Stalling::new(stream, WRITE_STALL));
         let serving = builder.serve_connection(io, service).with_upgrades();
         let mut serving = std::pin::pin!(serving);
+        let leaving = async {
+            self.drain.leaving().await;
+            if !used.load(Relaxed) {
+                // Its one request is on its way.
+                self.drain.start.cancelled().await;
+            }
+        };
         let result = tokio::select! {
             biased;
-            () = self.drain.start.cancelled() => {
+            () = leaving => {
                 serving.as_mut().graceful_shutdown();
                 serving.await
             }
@@ -235,7 +266,7 @@ impl Port {
         let mut serving = std::pin::pin!(builder.serve_connection(io, service));
         let result = tokio::select! {
             biased;
-            () = self.drain.start.cancelled() => {
+            () = self.drain.leaving() => {
                 serving.as_mut().graceful_shutdown();
                 serving.await
             }

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicI64, AtomicU64},
 };
 
+use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{
@@ -164,6 +165,14 @@ impl Metrics {
         Self {
             registry: Arc::new(registry),
             ..metrics
+        }
+    }
+
+    /// When the certificate of a name ends, where it has one.
+    pub fn certificate_ends(&self, name: &Arc<str>, end: Option<Timestamp>) {
+        if let Some(end) = end {
+            let label = NameLabel { name: name.clone() };
+            self.cert_expiry.get_or_create_owned(&label).set(end.as_second());
         }
     }
 

@@ -2,7 +2,7 @@
 
 use postern_proxy_config::{
     FORMAT,
-    report::{NameReport, Report},
+    report::{NameReport, Report, ServiceReport},
 };
 use tokio::sync::watch;
 
@@ -40,6 +40,22 @@ impl Reports {
     pub fn remove(&self, key: &str) {
         self.0
             .send_if_modified(|report| report.names.remove(key).is_some());
+    }
+
+    /// Changes a Service's part; nobody is woken when that changes nothing.
+    pub fn service(&self, key: &str, change: impl FnOnce(&mut ServiceReport)) {
+        self.0.send_if_modified(|report| {
+            let before = report.services.get(key).cloned();
+            let service = report.services.entry(key.to_owned()).or_default();
+            change(service);
+            before.as_ref() != Some(service)
+        });
+    }
+
+    /// The Service isn't hosted here any more.
+    pub fn remove_service(&self, key: &str) {
+        self.0
+            .send_if_modified(|report| report.services.remove(key).is_some());
     }
 
     /// What is to be said about the configuration as a whole.

@@ -180,7 +180,7 @@ impl Parts {
         if process.admin_port != 0 {
             let admin = Admin {
                 metrics: self.metrics,
-                applied: served.applied(),
+                ready: served.ready(),
                 draining: leaving.clone(),
             };
             admin

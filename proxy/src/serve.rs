@@ -1,22 +1,31 @@
 //! Serving what is configured: one task for each tailnet name, which nothing but its own configuration
-//! concerns.
+//! concerns, and one for the replica's host with a task for each Service.
 
 mod certificates;
 mod funnel;
+mod host;
+mod keyed;
 mod listeners;
 mod name;
+mod node;
 mod plan;
 mod secrets;
+mod service;
+mod stage;
 mod standing;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use postern_proxy_config::group::{Name, Tailnet};
+use postern_proxy_config::{
+    group::{self, Name, Service, Tailnet},
+    report::{Report, Stage},
+};
 use tokio::sync::watch;
 
 pub use plan::{Plan, PlanError};
 pub use secrets::{PemPair, SecretError, Secrets};
 
+use self::{host::HostTask, keyed::Keyed, name::NameTask};
 use crate::{
     drain::Drain, listen::Limits, metrics::Metrics, report::Reports, tailnet::StartNode, upstream::Upstreams,
 };
@@ -26,7 +35,14 @@ use crate::{
 pub struct Desired {
     /// By their key.
     pub names: BTreeMap<String, Arc<Spec>>,
+    /// This replica's hosts of Services, by their hostname; there is one at most.
+    pub hosts: BTreeMap<String, Arc<HostSpec>>,
+    /// What they host, by name.
+    pub services: Arc<Services>,
 }
+
+/// Services by name, such as `svc:db`.
+pub type Services = BTreeMap<String, Arc<Service>>;
 
 /// One name with the tailnet that it is on.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +51,17 @@ pub struct Spec {
     pub tailnet: Tailnet,
     /// What is served there.
     pub name: Name,
+}
+
+/// A node that is a host of Services.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostSpec {
+    /// The coordination server.
+    pub tailnet: Tailnet,
+    /// The node.
+    pub host: group::Host,
+    /// This replica leads the group: it gets the certificates, the others read them.
+    pub leads: bool,
 }
 
 /// What all names share.
@@ -55,42 +82,50 @@ pub struct Context {
     pub drain_deadline: Duration,
 }
 
-/// The names that are served now.
+/// What is served now.
 pub struct Served {
     context: Arc<Context>,
     drain: Drain,
-    names: BTreeMap<String, Running>,
-    applied: watch::Sender<bool>,
+    names: Keyed<Spec>,
+    hosts: Keyed<HostSpec>,
+    services: watch::Sender<Arc<Services>>,
+    ready: watch::Sender<bool>,
 }
 
-struct Running {
-    spec: watch::Sender<Arc<Spec>>,
-    drain: Drain,
-}
+/// Others may be stopped for us when we serve; a Service that doesn't come up must not hold them up for longer.
+const READY_WITHIN: Duration = Duration::from_secs(30);
 
 impl Served {
-    /// None yet. `drain` ends them all.
+    /// Nothing yet. `drain` ends it all.
     pub fn new(context: Arc<Context>, drain: Drain) -> Self {
         Self {
+            names: Keyed::new(drain.clone(), context.drain_deadline),
+            hosts: Keyed::new(drain.clone(), context.drain_deadline),
             context,
             drain,
-            names: BTreeMap::new(),
-            applied: watch::Sender::new(false),
+            services: watch::Sender::default(),
+            ready: watch::Sender::new(false),
         }
     }
 
-    /// Whether a configuration was applied once.
-    pub fn applied(&self) -> watch::Receiver<bool> {
-        self.applied.subscribe()
+    /// Whether the first configuration is applied and its Services are served.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
     }
 
     /// Follows the configuration until draining starts. `None`: not known yet.
     pub async fn follow(mut self, mut desired: watch::Receiver<Option<Arc<Desired>>>) {
+        let mut first = true;
         loop {
             let newest = desired.borrow_and_update().clone();
             if let Some(newest) = newest {
                 self.apply(&newest);
-                self.applied.send_replace(true);
+                if std::mem::take(&mut first) {
+                    let (ready, reports) = (self.ready.clone(), self.context.reports.clone());
+                    self.drain
+                        .tasks
+                        .spawn(get_ready(ready, reports, newest, self.drain.clone()));
+                }
             }
             tokio::select! {
                 biased;
@@ -101,56 +136,43 @@ impl Served {
                 },
             }
         }
-        for name in self.names.values() {
-            name.drain.tasks.close();
-            name.drain.tasks.wait().await;
-        }
     }
 
     fn apply(&mut self, desired: &Desired) {
-        let gone: Vec<String> = self
-            .names
-            .keys()
-            .filter(|key| !desired.names.contains_key(*key))
-            .cloned()
-            .collect();
-        for key in gone {
-            if let Some(running) = self.names.remove(&key) {
-                tracing::info!(name = key, "Stop serving");
-                self.retire(key, running);
-            }
-        }
-        for (key, spec) in &desired.names {
-            match self.names.get(key) {
-                Some(running) => {
-                    running.spec.send_if_modified(|current| {
-                        let changed = current != spec;
-                        if changed {
-                            *current = spec.clone();
-                        }
-                        changed
-                    });
-                }
-                None => self.start(key, spec),
-            }
-        }
+        let context = &self.context;
+        let reports = context.reports.clone();
+        let gone = move |key: &str| reports.remove(key);
+        self.names.apply(
+            &desired.names,
+            |key, spec, drain| Box::pin(NameTask::new(key, context.clone(), spec, drain).run()),
+            gone.clone(),
+        );
+        // First: a host that goes has to know whether its Services go with it, or to other hosts.
+        self.services.send_replace(desired.services.clone());
+        self.hosts.apply(
+            &desired.hosts,
+            |key, spec, drain| {
+                let services = self.services.subscribe();
+                Box::pin(HostTask::new(key, context.clone(), spec, services, drain).run())
+            },
+            gone,
+        );
     }
+}
 
-    fn start(&mut self, key: &str, spec: &Arc<Spec>) {
-        tracing::info!(name = key, "Start serving");
-        let (sender, receiver) = watch::channel(spec.clone());
-        let drain = self.drain.child();
-        let task = name::NameTask::new(key, self.context.clone(), receiver, drain.clone());
-        drain.tasks.spawn(task.run());
-        self.names.insert(key.to_owned(), Running { spec: sender, drain });
+async fn get_ready(ready: watch::Sender<bool>, reports: Reports, desired: Arc<Desired>, drain: Drain) {
+    let mut report = reports.subscribe();
+    let served = report.wait_for(|report| serves_services(report, &desired));
+    tokio::select! {
+        biased;
+        () = drain.start.cancelled() => return,
+        // Its sender is here.
+        _ = tokio::time::timeout(READY_WITHIN, served) => {}
     }
+    ready.send_replace(true);
+}
 
-    fn retire(&self, key: String, running: Running) {
-        let deadline = self.context.drain_deadline;
-        let reports = self.context.reports.clone();
-        self.drain.tasks.spawn(async move {
-            running.drain.finish_within(deadline).await;
-            reports.remove(&key);
-        });
-    }
+fn serves_services(report: &Report, desired: &Desired) -> bool {
+    let serves = |key| (report.services.get(key)).is_some_and(|service| service.stage == Stage::Serving);
+    desired.hosts.is_empty() || desired.services.keys().all(serves)
 }

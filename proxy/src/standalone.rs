@@ -238,7 +238,10 @@ impl Source {
             Plan::new(&spec.name).map_err(|e| format!("names[{key:?}].{e}"))?;
         }
         Ok(Parsed {
-            new: Desired { names },
+            new: Desired {
+                names,
+                ..Desired::default()
+            },
             warnings,
             json,
         })

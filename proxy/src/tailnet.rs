@@ -14,6 +14,7 @@ use postern_node::{
     key::NodePublic,
     netmap::{Netmap, WhoIs},
     node::{Certificate, Config, Error, Status},
+    service::{ServiceName, ServiceStatus},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -77,6 +78,24 @@ pub trait Node: Send + Sync {
     /// # Errors
     /// When the tailnet's policy doesn't allow it, or the port is taken.
     fn listen_funnel(&self, port: u16) -> BoxFuture<'_, Result<Box<dyn Listener>, Error>>;
+    /// Accepts connections to `port` of a Tailscale Service. With its first port control hears of us as a host, and
+    /// sends nobody here before [`Node::advertise_service`] says so. Needs a running node.
+    ///
+    /// # Errors
+    /// When the node has no tags, or the port is taken.
+    fn listen_service<'a>(
+        &'a self,
+        _service: &'a ServiceName,
+        _port: u16,
+    ) -> BoxFuture<'a, Result<Box<dyn Listener>, Error>> {
+        Box::pin(std::future::ready(Err(Error::Closed)))
+    }
+    /// Lets control send a Service's clients here, or elsewhere; it makes no difference to those who come.
+    fn advertise_service(&self, _service: &ServiceName, _on: bool) {}
+    /// Where the Services stand that are listened for, and the changes.
+    fn services(&self) -> watch::Receiver<Vec<ServiceStatus>> {
+        watch::channel(Vec::new()).1
+    }
     /// Who is behind `src`, with its capabilities towards `dst`.
     fn whois(&self, src: IpAddr, dst: IpAddr) -> Option<WhoIs>;
     /// What the tailnet looks like from here.
@@ -101,6 +120,8 @@ pub trait Node: Send + Sync {
     }
     /// A valid certificate, stored or issued now.
     fn certificate<'a>(&'a self, domain: &'a str) -> BoxFuture<'a, Result<Arc<Certificate>, Error>>;
+    /// Renews it no longer, and reads what is stored when it is wanted again.
+    fn forget_certificate(&self, _domain: &str) {}
     /// Writes the hand-over state and ends the node.
     fn close(&self) -> BoxFuture<'_, ()>;
 }

@@ -1,6 +1,6 @@
 //! Secrets by name: `get` and `patch`, nothing else.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use futures::future::BoxFuture;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -24,6 +24,7 @@ use crate::serve::{PemPair, SecretError, Secrets};
 #[derive(Debug, Clone)]
 pub(super) struct Kubernetes {
     api: Api<Secret>,
+    group: String,
     acme_account: String,
 }
 
@@ -33,6 +34,7 @@ impl Kubernetes {
     pub(super) fn new(api: Api<Secret>, group: &str) -> Self {
         Self {
             api,
+            group: group.to_owned(),
             acme_account: names::acme_account(group),
         }
     }
@@ -68,7 +70,15 @@ impl Secrets for Kubernetes {
         Ok(Arc::new(Store {
             secrets: self.clone(),
             state: node.state.name.clone(),
-            certificate: node.certificate.as_ref().map(|c| c.name.clone()),
+            certificates: Certificates::OfName(node.certificate.as_ref().map(|c| c.name.clone())),
+        }))
+    }
+
+    fn host_store(&self, node: &NodeConfig) -> Result<Arc<dyn StateStore>, StateError> {
+        Ok(Arc::new(Store {
+            secrets: self.clone(),
+            state: node.state.name.clone(),
+            certificates: Certificates::OfServices,
         }))
     }
 
@@ -123,26 +133,44 @@ impl Secrets for Kubernetes {
 struct Store {
     secrets: Kubernetes,
     state: String,
-    certificate: Option<String>,
+    certificates: Certificates,
+}
+
+/// Where certificates are.
+#[derive(Debug)]
+enum Certificates {
+    /// The one of the name, if it has any.
+    OfName(Option<String>),
+    /// One for each Service of the group.
+    OfServices,
 }
 
 impl Store {
     /// The Secret and key where a key of the store is.
-    fn place<'a>(&'a self, key: &'a str) -> Result<(&'a str, &'a str), StateError> {
+    fn place<'a>(&'a self, key: &'a str) -> Result<(Cow<'a, str>, &'a str), StateError> {
         let tls = if key.ends_with(".crt") {
             "tls.crt"
         } else if key.ends_with(".key") {
             "tls.key"
         } else if key == ACME_ACCOUNT_KEY {
-            return Ok((&self.secrets.acme_account, key));
+            return Ok((Cow::Borrowed(&self.secrets.acme_account), key));
         } else {
-            return Ok((&self.state, key));
+            return Ok((Cow::Borrowed(&self.state), key));
         };
-        let secret = self.certificate.as_deref().ok_or_else(|| StateError::Invalid {
-            what: key.to_owned(),
-            reason: "the name has no Secret for certificates".to_owned(),
-        })?;
-        Ok((secret, tls))
+        match &self.certificates {
+            Certificates::OfName(Some(secret)) => Ok((Cow::Borrowed(secret), tls)),
+            Certificates::OfName(None) => Err(StateError::Invalid {
+                what: key.to_owned(),
+                reason: "the name has no Secret for certificates".to_owned(),
+            }),
+            Certificates::OfServices => {
+                let label = key.split('.').next().unwrap_or_default();
+                Ok((
+                    Cow::Owned(names::service_certificate(&self.secrets.group, label)),
+                    tls,
+                ))
+            }
+        }
     }
 }
 
@@ -151,15 +179,15 @@ impl StateStore for Store {
         Box::pin(async move {
             let (secret, place) = self.place(key)?;
             self.secrets
-                .value(secret, place)
+                .value(&secret, place)
                 .await
-                .map_err(|e| failed("read", secret, e))
+                .map_err(|e| failed("read", &secret, e))
         })
     }
 
     fn write(&self, values: BTreeMap<String, Vec<u8>>) -> StoreFuture<'_, ()> {
         Box::pin(async move {
-            let mut by_secret: BTreeMap<&str, BTreeMap<&str, Option<ByteString>>> = BTreeMap::new();
+            let mut by_secret: BTreeMap<Cow<'_, str>, BTreeMap<&str, Option<ByteString>>> = BTreeMap::new();
             for (key, value) in &values {
                 let (secret, place) = self.place(key)?;
                 by_secret
@@ -169,9 +197,9 @@ impl StateStore for Store {
             }
             for (secret, values) in by_secret {
                 self.secrets
-                    .set(secret, values)
+                    .set(&secret, values)
                     .await
-                    .map_err(|e| failed("write", secret, e))?;
+                    .map_err(|e| failed("write", &secret, e))?;
             }
             Ok(())
         })
@@ -186,7 +214,7 @@ impl StateStore for Store {
                 )
                 .await
                 .map_err(|e| failed("clear", &self.state, e))?;
-            if let Some(secret) = &self.certificate {
+            if let Certificates::OfName(Some(secret)) = &self.certificates {
                 // The type of the Secret demands both keys.
                 let empty = || Some(ByteString::default());
                 self.secrets

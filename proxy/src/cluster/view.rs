@@ -11,7 +11,7 @@ use postern_proxy_config::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::serve::{Desired, Spec};
+use crate::serve::{Desired, HostSpec, Services, Spec};
 
 /// A watched object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,21 +105,32 @@ impl View {
     pub(super) fn desired(&self) -> Option<Desired> {
         let assignment = self.assignment.as_ref()?;
         self.endpoints.as_ref()?;
-        let mut names = BTreeMap::new();
+        let (mut names, mut hosts, mut services) = (BTreeMap::new(), BTreeMap::new(), Services::new());
         for shard in &self.shards {
-            let Shard {
-                tailnet,
-                names: shard,
-                ..
-            } = shard.as_ref()?;
-            for (key, name) in shard {
+            let shard = shard.as_ref()?;
+            for (key, name) in &shard.names {
                 if owns(assignment, key, &self.pod) {
-                    let (tailnet, name) = (tailnet.clone(), name.clone());
+                    let (tailnet, name) = (shard.tailnet.clone(), name.clone());
                     names.insert(key.clone(), Arc::new(Spec { tailnet, name }));
                 }
             }
+            for (key, service) in &shard.services {
+                services.insert(key.clone(), Arc::new(service.clone()));
+            }
+            if let Some(host) = shard.hosts.get(&self.pod) {
+                let spec = HostSpec {
+                    tailnet: shard.tailnet.clone(),
+                    host: host.clone(),
+                    leads: is_first(&self.pod),
+                };
+                hosts.insert(host.node.hostname.clone(), Arc::new(spec));
+            }
         }
-        Some(Desired { names })
+        Some(Desired {
+            names,
+            hosts,
+            services: Arc::new(services),
+        })
     }
 
     pub(super) fn unknown_fields(&self) -> Vec<String> {
@@ -143,8 +154,13 @@ impl View {
 fn owns(assignment: &Assignment, key: &str, pod: &str) -> bool {
     match assignment.names.get(key) {
         Some(owned) => owned.replica == pod,
-        None => pod.ends_with("-0"),
+        None => is_first(pod),
     }
+}
+
+/// The first replica leads the group.
+fn is_first(pod: &str) -> bool {
+    pod.ends_with("-0")
 }
 
 fn take<T: DeserializeOwned + Serialize>(
@@ -214,6 +230,36 @@ mod tests {
         view.update(Object::Shard(0), "g-config-0", None);
         assert_eq!(view.desired().unwrap().names.len(), 1);
         assert_eq!(view.refused(), None);
+    }
+
+    #[test]
+    fn every_replica_hosts_every_service_with_a_node_of_its_own() {
+        let service = r#"{"owner":{"kind":"TailnetService","namespace":"a","name":"b","uid":"u"},"generation":1,"listeners":[]}"#;
+        let host = |pod: &str| {
+            format!(
+                r#""{pod}":{{"owner":{{"kind":"ProxyGroup","namespace":"","name":"g","uid":"u"}},"node":{{"hostname":"{pod}-x","state":{{"name":"s"}}}}}}"#
+            )
+        };
+        let shard = format!(
+            r#"{{"format":1,"tailnet":{{"controlUrl":"http://c"}},"services":{{"svc:db":{service}}},"hosts":{{{},{}}}}}"#,
+            host("g-0"),
+            host("g-1")
+        );
+        for (pod, leads) in [("g-0", true), ("g-1", false)] {
+            let mut view = complete(pod);
+            view.update(Object::Shard(1), "g-config-1", Some(&shard));
+            let desired = view.desired().unwrap();
+            assert_eq!(desired.services.keys().collect::<Vec<_>>(), ["svc:db"]);
+            let hosts: Vec<_> = desired
+                .hosts
+                .iter()
+                .map(|(key, host)| (key.as_str(), host.leads))
+                .collect();
+            assert_eq!(hosts, [(format!("{pod}-x").as_str(), leads)]);
+        }
+        let mut leaving = complete("g-2");
+        leaving.update(Object::Shard(1), "g-config-1", Some(&shard));
+        assert!(leaving.desired().unwrap().hosts.is_empty());
     }
 
     #[test]

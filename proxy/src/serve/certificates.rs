@@ -9,7 +9,7 @@ use postern_node::node::{Certificate, Error};
 use postern_proxy_config::group::{OwnCertificate, SecretRef};
 use tokio::time::Instant;
 
-use super::{SecretError, Secrets, secrets::PemPair};
+use super::{SecretError, Secrets, secrets::PemPair, standing::Issued};
 use crate::{
     certs::{Resolver, Table, Usable},
     tailnet::Node,
@@ -48,10 +48,10 @@ impl Due {
     }
 
     /// Backs off, at least as long as the other side asks.
-    fn failed(&mut self, asked: Option<Duration>) {
+    fn failed(&mut self, last: Duration, asked: Option<Duration>) {
         let wait = FIRST_RETRY
             .saturating_mul(1 << self.failures.min(16))
-            .min(LAST_RETRY)
+            .min(last)
             .max(asked.unwrap_or_default());
         self.at = Instant::now() + wait;
         self.failures += 1;
@@ -66,19 +66,34 @@ struct Own {
 enum Done {
     Own(SecretRef, Result<PemPair, SecretError>),
     Issued(String, Result<Arc<Certificate>, Error>),
+    Read(String, SecretRef, Result<PemPair, SecretError>),
 }
 
 /// What is to be had.
 pub(super) struct Wanted<'a> {
     pub(super) own: &'a [OwnCertificate],
-    /// The domain to have issued, and whether control offers it.
-    pub(super) domain: Option<(&'a str, bool)>,
+    /// The domain to have one issued for, and whence it comes.
+    pub(super) issued: Option<(&'a str, Source<'a>)>,
+}
+
+/// Whence an issued certificate comes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// The node gets it.
+    Node {
+        /// Control offers it.
+        offered: bool,
+    },
+    /// Another replica gets it and puts it here.
+    Secret(&'a SecretRef),
 }
 
 /// The node answers from its store and renews by itself; this only picks the new one up.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LAST_RETRY: Duration = Duration::from_secs(600);
+/// Another replica may be done at any moment.
+const LAST_READ: Duration = Duration::from_secs(10);
 
 impl Certificates {
     pub(super) fn new(resolver: Arc<Resolver>) -> Self {
@@ -107,14 +122,14 @@ impl Certificates {
         table.hosts().map(str::to_owned).collect()
     }
 
-    /// Whether any certificate is published.
-    pub(super) fn any(&self) -> bool {
-        self.issued.is_some() || !self.own.is_empty()
-    }
-
-    /// Whether `domain` has its certificate.
-    pub(super) fn has(&self, domain: &str) -> bool {
-        self.issued.as_ref().is_some_and(|(of, _)| of == domain)
+    /// Where the certificate for `domain` stands, if one is `needed`.
+    pub(super) fn standing(&self, needed: bool, domain: &str) -> Issued {
+        match &self.issued {
+            _ if !needed => Issued::NotNeeded,
+            Some((of, _)) if of == domain => Issued::Ready,
+            None if self.own.is_empty() => Issued::Missing,
+            _ => Issued::NotNeeded,
+        }
     }
 
     /// The earliest end of a published certificate.
@@ -159,21 +174,28 @@ impl Certificates {
             }
             self.wake = self.wake.min(self.own_due.at);
         }
-        match wanted.domain {
-            Some((domain, true)) if now >= self.issued_due.at => {
+        match wanted.issued {
+            None => self.error.clear(),
+            Some((domain, Source::Node { offered: false })) => {
+                self.error = format!(
+                    "the tailnet offers no certificate for {domain}: enable HTTPS certificates there, or bring your own"
+                );
+            }
+            Some(_) if now < self.issued_due.at => self.wake = self.wake.min(self.issued_due.at),
+            Some((domain, Source::Node { offered: true })) => {
                 let (node, domain) = (node.clone(), domain.to_owned());
                 self.work = Some(Box::pin(async move {
                     let certificate = node.certificate(&domain).await;
                     Done::Issued(domain, certificate)
                 }));
             }
-            Some((_, true)) => self.wake = self.wake.min(self.issued_due.at),
-            Some((domain, false)) => {
-                self.error = format!(
-                    "the tailnet offers no certificate for {domain}: enable HTTPS certificates there, or bring your own"
-                );
+            Some((domain, Source::Secret(secret))) => {
+                let (secrets, secret, domain) = (secrets.clone(), secret.clone(), domain.to_owned());
+                self.work = Some(Box::pin(async move {
+                    let pair = secrets.certificate(&secret).await;
+                    Done::Read(domain, secret, pair)
+                }));
             }
-            None => self.error.clear(),
         }
     }
 
@@ -210,7 +232,7 @@ impl Certificates {
                     Err(error) => {
                         tracing::warn!(error, "Own certificate not usable");
                         self.own_errors.insert(secret.name, error);
-                        self.own_due.failed(None);
+                        self.own_due.failed(LAST_RETRY, None);
                     }
                 }
             }
@@ -223,25 +245,48 @@ impl Certificates {
                     })
                 });
                 match usable {
-                    Ok(usable) => {
-                        self.error.clear();
-                        self.issued = Some((domain, usable));
-                        self.issued_due = Due::after(LOOK_AGAIN);
-                        self.publish(wanted);
-                    }
+                    Ok(usable) => self.take(domain, usable, wanted),
                     Err(error) => {
                         tracing::warn!(%error, "No new certificate");
                         self.error = error.to_string();
-                        self.issued_due.failed(match error {
+                        let asked = match error {
                             Error::Certificate {
                                 retry_at: Some(at), ..
                             } => Duration::try_from(at.duration_since(now)).ok(),
                             _ => None,
-                        });
+                        };
+                        self.issued_due.failed(LAST_RETRY, asked);
+                    }
+                }
+            }
+            Done::Read(domain, secret, pair) => {
+                let usable = pair.map_err(|error| match error {
+                    SecretError::Missing { name, .. } => {
+                        format!("waiting for the group's leader to get it into Secret {name}")
+                    }
+                    error @ SecretError::Read { .. } => error.to_string(),
+                });
+                let usable = usable.and_then(|pair| {
+                    Usable::from_pem(&pair.chain, &pair.key, now)
+                        .map_err(|e| format!("secret {}: {e}", secret.name))
+                });
+                match usable {
+                    Ok(usable) => self.take(domain, usable, wanted),
+                    Err(error) => {
+                        self.error = error;
+                        self.issued_due.failed(LAST_READ, None);
                     }
                 }
             }
         }
+    }
+
+    /// A certificate that was issued.
+    fn take(&mut self, domain: String, usable: Usable, wanted: &[OwnCertificate]) {
+        self.error.clear();
+        self.issued = Some((domain, usable));
+        self.issued_due = Due::after(LOOK_AGAIN);
+        self.publish(wanted);
     }
 
     /// Everything that is wrong, for the report.

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
+use postern_node::service::ServiceName;
 
 use super::{
     Context,
@@ -17,8 +18,18 @@ use crate::{
     tailnet::Node,
 };
 
+/// Whose addresses are listened on.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// The node's own.
+    Node,
+    /// A Service's.
+    Service(ServiceName),
+}
+
 /// See the module.
 pub(super) struct Listeners {
+    place: Place,
     key: Arc<str>,
     context: Arc<Context>,
     node: Arc<dyn Node>,
@@ -46,6 +57,7 @@ pub(super) struct Names<'a> {
 
 impl Listeners {
     pub(super) fn new(
+        place: Place,
         key: Arc<str>,
         context: Arc<Context>,
         node: Arc<dyn Node>,
@@ -54,6 +66,7 @@ impl Listeners {
     ) -> Result<Self, rustls::Error> {
         Ok(Self {
             tls: ServerConfigs::new(&certificates)?,
+            place,
             key,
             context,
             node,
@@ -70,7 +83,7 @@ impl Listeners {
     }
 
     /// Makes the open ports those of the plan. Returns why a port could not be opened.
-    pub(super) fn apply(&mut self, plan: &Plan, names: &Names<'_>) -> Result<(), String> {
+    pub(super) async fn apply(&mut self, plan: &Plan, names: &Names<'_>) -> Result<(), String> {
         self.close(|port, open| {
             plan.listeners
                 .get(&port)
@@ -85,7 +98,7 @@ impl Listeners {
             if !names.tls_ready && matches!(planned, Planned::Https(_) | Planned::TlsTcp(_)) {
                 continue;
             }
-            if let Err(error) = self.open(*port, content(planned, names)) {
+            if let Err(error) = self.open(*port, content(planned, names)).await {
                 failed = Err(format!("listen on port {port}: {error}"));
             }
         }
@@ -139,8 +152,11 @@ impl Listeners {
         }
     }
 
-    fn open(&mut self, port: u16, content: Content) -> Result<(), postern_node::node::Error> {
-        let listener = self.node.listen(port)?;
+    async fn open(&mut self, port: u16, content: Content) -> Result<(), postern_node::node::Error> {
+        let listener = match &self.place {
+            Place::Node => self.node.listen(port)?,
+            Place::Service(name) => self.node.listen_service(name, port).await?,
+        };
         let drain = self.drain.child();
         let serving = self.serving(content.clone(), drain.clone());
         own(&self.drain, &drain, serving.serve(listener));

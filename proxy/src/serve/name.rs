@@ -1,23 +1,23 @@
 //! The task of one tailnet name: its node, its certificates, its ports and its part of the report.
 
-use std::{ops::ControlFlow, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc};
 
-use postern_node::node::{Config, Status};
+use postern_node::node::Status;
 use postern_proxy_config::{
     group::Name,
     report::{NameReport, Phase},
 };
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::sync::watch;
 
 use super::{
     Context, Spec,
-    certificates::{Certificates, Wanted},
-    listeners::{Listeners, Names},
+    certificates::{Certificates, Source, Wanted},
+    listeners::{Listeners, Names, Place},
+    node,
     plan::Plan,
     standing::{self, Issued},
 };
-use crate::{certs::Resolver, drain::Drain, metrics::NameLabel, tailnet::Node};
+use crate::{certs::Resolver, drain::Drain, tailnet::Node};
 
 /// See the module.
 pub(super) struct NameTask {
@@ -26,10 +26,6 @@ pub(super) struct NameTask {
     spec: watch::Receiver<Arc<Spec>>,
     drain: Drain,
 }
-
-/// A node that couldn't be started is tried again after this, or when its configuration changes.
-const START_RETRY: Duration = Duration::from_secs(10);
-const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 
 impl NameTask {
     pub(super) fn new(
@@ -50,7 +46,8 @@ impl NameTask {
     pub(super) async fn run(mut self) {
         loop {
             let spec = self.spec.borrow_and_update().clone();
-            match self.start(&spec).await {
+            let store = self.context.secrets.store(&spec.name.node);
+            match node::start(&self.context, &spec.tailnet, &spec.name.node, store).await {
                 Ok(node) => {
                     if self.serve(spec, node).await.is_break() {
                         return;
@@ -66,42 +63,17 @@ impl NameTask {
                         biased;
                         () = self.drain.start.cancelled() => return,
                         _ = self.spec.changed() => {}
-                        () = tokio::time::sleep(START_RETRY) => {}
+                        () = tokio::time::sleep(node::START_RETRY) => {}
                     }
                 }
             }
         }
     }
 
-    async fn start(&self, spec: &Spec) -> Result<Arc<dyn Node>, String> {
-        let (tailnet, node) = (&spec.tailnet, &spec.name.node);
-        let extra_roots = match &tailnet.ca_bundle {
-            None => Vec::new(),
-            Some(pem) => CertificateDer::pem_slice_iter(pem.as_bytes())
-                .collect::<Result<_, _>>()
-                .map_err(|e| format!("tailnet.caBundle: {e}"))?,
-        };
-        let credential = self.context.secrets.credential(node).await;
-        let config = Config {
-            control_url: tailnet.control_url.clone(),
-            hostname: node.hostname.clone(),
-            credential: credential.map_err(|e| e.to_string())?,
-            tags: node.tags.clone(),
-            store: self.context.secrets.store(node).map_err(|e| e.to_string())?,
-            extra_roots,
-            acme_directory: tailnet
-                .acme_directory
-                .clone()
-                .unwrap_or_else(|| LETS_ENCRYPT.to_owned()),
-            derp_only: tailnet.derp_only,
-            ..Config::default()
-        };
-        self.context.start.start(config).await.map_err(|e| e.to_string())
-    }
-
     async fn serve(&mut self, spec: Arc<Spec>, node: Arc<dyn Node>) -> ControlFlow<()> {
         let resolver = Arc::new(Resolver::default());
         let listeners = Listeners::new(
+            Place::Node,
             self.key.clone(),
             self.context.clone(),
             node.clone(),
@@ -125,9 +97,9 @@ impl NameTask {
             let now = status.borrow_and_update().clone();
             let own = session.spec.name.certificates.clone();
             session.pursue(&now, &self.context);
-            let report = session.settle(&now);
+            let report = session.settle(&now).await;
             self.report(&session.spec.name, |r| report.apply(r));
-            self.observe(&report);
+            (self.context.metrics).certificate_ends(&self.key, report.certificate_expires);
             tokio::select! {
                 biased;
                 () = self.drain.start.cancelled() => break ControlFlow::Break(()),
@@ -136,7 +108,8 @@ impl NameTask {
                         break ControlFlow::Break(());
                     }
                     let new = self.spec.borrow_and_update().clone();
-                    if needs_new_node(&session.spec, &new, &status.borrow()) {
+                    let old = (&session.spec.tailnet, &session.spec.name.node);
+                    if node::is_another(old, (&new.tailnet, &new.name.node), &status.borrow()) {
                         break ControlFlow::Continue(());
                     }
                     session.spec = new;
@@ -163,8 +136,7 @@ impl NameTask {
             .await;
         node.close().await;
         if end.is_continue() {
-            // Closed by control or by a change: what took it away should not be asked in a tight loop.
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(node::RESTART_PAUSE).await;
         }
         end
     }
@@ -174,18 +146,6 @@ impl NameTask {
             report.owner_uid.clone_from(&name.owner.uid);
             change(report);
         });
-    }
-
-    fn observe(&self, report: &Settled) {
-        if let Some(end) = report.certificate_expires {
-            self.context
-                .metrics
-                .cert_expiry
-                .get_or_create_owned(&NameLabel {
-                    name: self.key.clone(),
-                })
-                .set(end.as_second());
-        }
     }
 }
 
@@ -248,17 +208,17 @@ impl Session {
                 .cert_domains
                 .iter()
                 .any(|d| d.eq_ignore_ascii_case(&identity.name));
-            (identity.name.as_str(), offered)
+            (identity.name.as_str(), Source::Node { offered })
         });
         let wanted = Wanted {
             own: &self.spec.name.certificates,
-            domain,
+            issued: domain,
         };
         self.certificates.pursue(&wanted, &context.secrets, &self.node);
     }
 
     /// Puts the ports in place and says where the name stands.
-    fn settle(&mut self, status: &Status) -> Settled {
+    async fn settle(&mut self, status: &Status) -> Settled {
         let hostname = &self.spec.name.node.hostname;
         let mut problem = self.refused.clone();
         let mut applied_generation = None;
@@ -267,22 +227,14 @@ impl Session {
         match status {
             Status::Running(id) if standing::is_name(hostname, id) => {
                 identity = Some(id.clone());
-                if self.needs_certificate() {
-                    issued = if self.certificates.has(&id.name) {
-                        Issued::Ready
-                    } else if self.certificates.any() {
-                        Issued::NotNeeded
-                    } else {
-                        Issued::Missing
-                    };
-                }
+                issued = self.certificates.standing(self.needs_certificate(), &id.name);
                 if let Some((plan, generation)) = &self.plan {
                     let names = Names {
                         fqdn: &id.name,
                         own: self.certificates.own_hosts(&self.spec.name.certificates),
                         tls_ready: issued != Issued::Missing,
                     };
-                    match self.listeners.apply(plan, &names) {
+                    match self.listeners.apply(plan, &names).await {
                         Ok(()) => applied_generation = Some(*generation),
                         Err(error) => problem = error,
                     }
@@ -328,19 +280,4 @@ impl Settled {
         report.certificate_error.clone_from(&self.certificate_error);
         report.https_available = self.https_available;
     }
-}
-
-/// Whether the node itself is another one; a changed Secret matters only to one that can't log in.
-fn needs_new_node(old: &Spec, new: &Spec, status: &Status) -> bool {
-    let (a, b) = (&old.name.node, &new.name.node);
-    let stuck = matches!(
-        status,
-        Status::NeedsLogin { .. } | Status::Refused { .. } | Status::KeyExpired | Status::Closed
-    );
-    old.tailnet != new.tailnet
-        || a.hostname != b.hostname
-        || a.tags != b.tags
-        || a.state.name != b.state.name
-        || a.certificate.as_ref().map(|c| &c.name) != b.certificate.as_ref().map(|c| &c.name)
-        || (stuck && a.state.revision != b.state.revision)
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use postern_proxy_config::{
-    group::{Backend, Identity, Listener, Name, Protocol, Route, Tcp},
+    group::{Backend, Identity, Listener, Name, Protocol, Route, Service, Tcp},
     serve::CERT_DOMAIN,
 };
 
@@ -59,8 +59,20 @@ impl Plan {
     /// # Errors
     /// Names the listener and the field.
     pub fn new(name: &Name) -> Result<Self, PlanError> {
+        Self::check(&name.listeners, &name.funnel)
+    }
+
+    /// The same for a Service, which is never on Funnel.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn of_service(service: &Service) -> Result<Self, PlanError> {
+        Self::check(&service.listeners, &BTreeSet::new())
+    }
+
+    fn check(all: &[Listener], funnel: &BTreeSet<u16>) -> Result<Self, PlanError> {
         let mut listeners = BTreeMap::new();
-        for (index, Listener { port, protocol }) in name.listeners.iter().enumerate() {
+        for (index, Listener { port, protocol }) in all.iter().enumerate() {
             if *port == 0 && !matches!(protocol, Protocol::Tcp(_)) {
                 return Err(PlanError::NoPort(index));
             }
@@ -88,12 +100,12 @@ impl Plan {
         }
         // The backend of plain TCP may speak TLS itself.
         let may = |port: &u16| !matches!(listeners.get(port), None | Some(Planned::Http(_)));
-        if let Some(port) = name.funnel.iter().find(|port| !may(port)) {
+        if let Some(port) = funnel.iter().find(|port| !may(port)) {
             return Err(PlanError::Funnel(*port));
         }
         Ok(Self {
             listeners,
-            funnel: name.funnel.clone(),
+            funnel: funnel.clone(),
         })
     }
 

@@ -16,6 +16,13 @@ pub trait Secrets: Send + Sync {
     /// # Errors
     /// When it can't be opened, or another process uses it.
     fn store(&self, node: &NodeConfig) -> Result<Arc<dyn StateStore>, StateError>;
+    /// The store of a host's node, whose certificates are those of the Services that it hosts.
+    ///
+    /// # Errors
+    /// As [`Secrets::store`].
+    fn host_store(&self, node: &NodeConfig) -> Result<Arc<dyn StateStore>, StateError> {
+        self.store(node)
+    }
     /// What proves who a node is when it logs in; `None`: somebody must log it in.
     fn credential<'a>(
         &'a self,

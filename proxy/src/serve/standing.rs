@@ -27,6 +27,28 @@ pub(super) fn phase(
     issued: &Issued,
     certificate_error: &str,
 ) -> (Phase, String) {
+    match (status, issued) {
+        (Status::Running(identity), _) if !is_name(hostname, identity) => (
+            Phase::NameTaken,
+            format!(
+                "another machine of the tailnet has the name {hostname} (control assigned {}): remove it or choose another name",
+                identity.name
+            ),
+        ),
+        (Status::Running(_), Issued::Missing) => (
+            Phase::Certificate,
+            if certificate_error.is_empty() {
+                "the certificate is being issued".to_owned()
+            } else {
+                certificate_error.to_owned()
+            },
+        ),
+        _ => node(status),
+    }
+}
+
+/// The same of a node, whatever it is called.
+pub(super) fn node(status: &Status) -> (Phase, String) {
     match status {
         Status::Starting { last_error } => (
             Phase::Connecting,
@@ -48,24 +70,7 @@ pub(super) fn phase(
             "the node key has expired and a new auth key is needed".to_owned(),
         ),
         Status::Closed => (Phase::Draining, String::new()),
-        Status::Running(identity) if !is_name(hostname, identity) => (
-            Phase::NameTaken,
-            format!(
-                "another machine of the tailnet has the name {hostname} (control assigned {}): remove it or choose another name",
-                identity.name
-            ),
-        ),
-        Status::Running(_) => match issued {
-            Issued::NotNeeded | Issued::Ready => (Phase::Serving, String::new()),
-            Issued::Missing => (
-                Phase::Certificate,
-                if certificate_error.is_empty() {
-                    "the certificate is being issued".to_owned()
-                } else {
-                    certificate_error.to_owned()
-                },
-            ),
-        },
+        Status::Running(_) => (Phase::Serving, String::new()),
     }
 }
 

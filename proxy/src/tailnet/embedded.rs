@@ -15,6 +15,7 @@ use postern_node::{
     key::NodePublic,
     netmap::{Netmap, WhoIs},
     node::{Certificate, Config, Error, Node, Status},
+    service::{ServiceListener, ServiceMode, ServiceName, ServiceStatus},
 };
 use tokio::sync::watch;
 
@@ -30,6 +31,7 @@ impl StartNode for Embedded {
             let node = Node::start(config).await?;
             Ok(Arc::new(Running {
                 netmap: node.netmap(),
+                advertised: Mutex::default(),
                 node: Mutex::new(Some(node)),
             }) as Arc<dyn super::Node>)
         })
@@ -38,6 +40,8 @@ impl StartNode for Embedded {
 
 struct Running {
     netmap: watch::Receiver<Option<Arc<Netmap>>>,
+    /// Services whose clients may be sent here.
+    advertised: Mutex<BTreeSet<ServiceName>>,
     /// Empty once closed.
     node: Mutex<Option<Node>>,
 }
@@ -81,6 +85,41 @@ impl super::Node for Running {
         })
     }
 
+    fn listen_service<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        port: u16,
+    ) -> BoxFuture<'a, Result<Box<dyn Listener>, Error>> {
+        Box::pin(async move {
+            let node = self.node()?;
+            let listener = node
+                .listen_service(service.as_str(), ServiceMode::Tcp { port })
+                .await?;
+            // Before anybody else can run: the node advertises what is listened for.
+            let advertised = self.advertised.lock().contains(service);
+            node.advertise_service(service, advertised);
+            Ok(Box::new(Service(listener)) as Box<dyn Listener>)
+        })
+    }
+
+    fn advertise_service(&self, service: &ServiceName, on: bool) {
+        let mut advertised = self.advertised.lock();
+        match on {
+            true => advertised.insert(service.clone()),
+            false => advertised.remove(service),
+        };
+        if let Ok(node) = self.node() {
+            node.advertise_service(service, on);
+        }
+    }
+
+    fn services(&self) -> watch::Receiver<Vec<ServiceStatus>> {
+        match self.node() {
+            Ok(node) => node.services(),
+            Err(_) => watch::channel(Vec::new()).1,
+        }
+    }
+
     fn whois(&self, src: IpAddr, dst: IpAddr) -> Option<WhoIs> {
         self.node().ok()?.whois(src, dst)
     }
@@ -111,6 +150,12 @@ impl super::Node for Running {
         Box::pin(async move { self.node()?.cert(domain).await })
     }
 
+    fn forget_certificate(&self, domain: &str) {
+        if let Ok(node) = self.node() {
+            node.forget_cert(domain);
+        }
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         let node = self.node.lock().take();
         Box::pin(async {
@@ -130,6 +175,23 @@ impl Listener for Port {
             Some(Accepted {
                 peer: stream.peer_addr(),
                 local: stream.local_addr(),
+                stream: Box::new(stream),
+                funnel: None,
+            })
+        })
+    }
+}
+
+struct Service(ServiceListener);
+
+impl Listener for Service {
+    fn accept(&mut self) -> BoxFuture<'_, Option<Accepted>> {
+        Box::pin(async {
+            let stream = self.0.accept().await?;
+            let connection = stream.get_ref();
+            Some(Accepted {
+                peer: connection.peer_addr(),
+                local: connection.local_addr(),
                 stream: Box::new(stream),
                 funnel: None,
             })

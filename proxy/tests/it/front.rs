@@ -21,6 +21,7 @@ use postern_node::{
     funnel::FunnelError,
     netmap::{self, CapMap, PeerApi, UserProfile, WhoIs},
     node::{Certificate, Config, Error, Identity, Status},
+    service::{ServiceName, ServiceStatus},
     state::{MemoryStore, StateError, StateStore},
 };
 use postern_proxy::{
@@ -28,14 +29,14 @@ use postern_proxy::{
     listen::Limits,
     metrics::Metrics,
     report::Reports,
-    serve::{Context, Desired, PemPair, SecretError, Secrets, Served, Spec},
+    serve::{Context, Desired, HostSpec, PemPair, SecretError, Secrets, Served, Spec},
     tailnet::{Accepted, Listener, Node, StartNode},
     upstream::Upstreams,
 };
 use postern_proxy_config::{
     FORMAT,
     group::{Name, NodeConfig, SecretRef, Shard},
-    report::{NameReport, Phase},
+    report::{NameReport, Phase, Report, ServiceReport, Stage},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::{
@@ -131,6 +132,48 @@ impl Front {
         self.set_names(shard.names, &shard.tailnet);
     }
 
+    /// The Service `svc:web` with these listeners, on a host of its own, of a replica that leads or doesn't.
+    pub fn set_service(&self, listeners: serde_json::Value, leads: bool, generation: i64) {
+        let shard: Shard = serde_json::from_value(serde_json::json!({
+            "format": FORMAT, "tailnet": {"controlUrl": "http://unused"},
+            "services": {"svc:web": {
+                "owner": {"kind": "TailnetService", "namespace": "n", "name": "web", "uid": "uid"},
+                "generation": generation, "certificate": {"name": "g-web.svc-tls"}, "listeners": listeners,
+            }},
+            "hosts": {"g-0": {
+                "owner": {"kind": "ProxyGroup", "namespace": "", "name": "g", "uid": "group"},
+                "node": {"hostname": "g-0-host", "tags": ["tag:k8s"], "state": {"name": "h"}},
+            }},
+        }))
+        .unwrap();
+        let host = HostSpec {
+            tailnet: shard.tailnet,
+            host: shard.hosts["g-0"].clone(),
+            leads,
+        };
+        let services = shard
+            .services
+            .into_iter()
+            .map(|(key, service)| (key, Arc::new(service)));
+        self.desired.send_replace(Some(Arc::new(Desired {
+            hosts: [("g-0-host".to_owned(), Arc::new(host))].into(),
+            services: Arc::new(services.collect()),
+            ..Desired::default()
+        })));
+    }
+
+    pub async fn stage(&self, stage: Stage) -> ServiceReport {
+        let mut report = self.reports.subscribe();
+        let reached = |report: &Report| report.services.get("svc:web").is_some_and(|s| s.stage == stage);
+        match tokio::time::timeout(WAIT, report.wait_for(reached)).await {
+            Ok(found) => found.unwrap().services["svc:web"].clone(),
+            Err(_) => panic!(
+                "the report stays {:?}",
+                self.reports.subscribe().borrow().services
+            ),
+        }
+    }
+
     pub fn set_names(&self, names: BTreeMap<String, Name>, tailnet: &postern_proxy_config::group::Tailnet) {
         let names = names
             .into_iter()
@@ -144,7 +187,10 @@ impl Front {
                 )
             })
             .collect();
-        self.desired.send_replace(Some(Arc::new(Desired { names })));
+        self.desired.send_replace(Some(Arc::new(Desired {
+            names,
+            ..Desired::default()
+        })));
     }
 
     pub async fn phase(&self, phase: Phase) -> NameReport {
@@ -261,6 +307,8 @@ pub struct Nodes {
     pub certificates: Arc<AtomicU64>,
     /// What the policy lacks for Funnel.
     pub no_funnel: Arc<Mutex<Option<FunnelError>>>,
+    /// What control knows of hosted Services.
+    pub hosted: watch::Sender<Vec<ServiceStatus>>,
 }
 
 impl Default for Nodes {
@@ -286,7 +334,18 @@ impl Nodes {
             started: AtomicU64::new(0),
             certificates: Arc::default(),
             no_funnel: Arc::default(),
+            hosted: watch::Sender::default(),
         }
+    }
+
+    /// Control approves the host of each Service, or approves it no longer, and sends clients to it or elsewhere.
+    pub fn approve(&self, approved: bool, routed: bool) {
+        self.hosted.send_modify(|hosted| {
+            for service in hosted {
+                service.addrs = approved.then(|| [100, 127, 0, 1].into()).into_iter().collect();
+                service.routed = routed;
+            }
+        });
     }
 
     pub fn addr(&self, port: u16) -> SocketAddr {
@@ -357,6 +416,7 @@ impl StartNode for Nodes {
             status: self.status.subscribe(),
             certificates: self.certificates.clone(),
             no_funnel: self.no_funnel.clone(),
+            hosted: self.hosted.clone(),
         };
         Box::pin(async { Ok(Arc::new(node) as Arc<dyn Node>) })
     }
@@ -396,6 +456,7 @@ struct Loopback {
     status: watch::Receiver<Status>,
     certificates: Arc<AtomicU64>,
     no_funnel: Arc<Mutex<Option<FunnelError>>>,
+    hosted: watch::Sender<Vec<ServiceStatus>>,
 }
 
 impl Loopback {
@@ -436,6 +497,39 @@ impl Node for Loopback {
             None => self.bind(port + FUNNEL, Some(FQDN.into())),
         };
         Box::pin(async { listener })
+    }
+
+    fn listen_service<'a>(
+        &'a self,
+        service: &'a ServiceName,
+        port: u16,
+    ) -> BoxFuture<'a, Result<Box<dyn Listener>, Error>> {
+        self.hosted.send_modify(|hosted| {
+            if !hosted.iter().any(|known| known.name == *service) {
+                hosted.push(ServiceStatus {
+                    name: service.clone(),
+                    fqdn: service.fqdn("example.ts.net"),
+                    ports: Vec::new(),
+                    advertised: false,
+                    told: true,
+                    addrs: Vec::new(),
+                    routed: false,
+                });
+            }
+            hosted.iter_mut().for_each(|known| known.ports.push(port));
+        });
+        Box::pin(async move { self.bind(port, None) })
+    }
+
+    fn advertise_service(&self, service: &ServiceName, on: bool) {
+        self.hosted.send_if_modified(|hosted| {
+            let known = hosted.iter_mut().find(|known| known.name == *service);
+            known.is_some_and(|known| std::mem::replace(&mut known.advertised, on) != on)
+        });
+    }
+
+    fn services(&self) -> watch::Receiver<Vec<ServiceStatus>> {
+        self.hosted.subscribe()
     }
 
     fn whois(&self, _src: IpAddr, _dst: IpAddr) -> Option<WhoIs> {

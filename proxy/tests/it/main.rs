@@ -12,5 +12,6 @@ mod front;
 mod funnel;
 mod headers;
 mod serve_json;
+mod services;
 mod streams;
 mod tls;
