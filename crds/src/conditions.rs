@@ -13,6 +13,9 @@ pub const HTTPS_AVAILABLE: &str = "HTTPSAvailable";
 /// The coordination service lets us define Services.
 pub const SERVICES_AVAILABLE: &str = "ServicesAvailable";
 
+/// The internet reaches what the object opens to it.
+pub const FUNNEL_READY: &str = "FunnelReady";
+
 /// The coordination service has the Service's definition, and it is ours or shared with us.
 pub const DEFINED: &str = "Defined";
 /// A replica has offered itself as a host of the Service.
@@ -50,6 +53,9 @@ pub mod reasons {
     pub const ADVERTISED: &str = "Advertised";
     /// All is well with [`super::SERVING`].
     pub const SERVING: &str = "Serving";
+
+    /// All is well with [`super::FUNNEL_READY`].
+    pub const FUNNEL_READY: &str = "FunnelReady";
 
     /// A field of the object can't be understood; the message names it.
     pub const INVALID: &str = "Invalid";
@@ -103,8 +109,11 @@ pub mod reasons {
     pub const DELETING: &str = "Deleting";
     /// An annotation is unknown or can't be honoured.
     pub const IGNORED_ANNOTATION: &str = "IgnoredAnnotation";
-    /// Funnel would open the name to the internet: only with a lock, which a native Ingress can't carry.
+    /// Funnel would open the name to the internet without a lock, and the object doesn't say that this is meant. A
+    /// native Ingress can't say either.
     pub const FUNNEL_NEEDS_LOCK: &str = "FunnelNeedsLock";
+    /// The tailnet doesn't let the name be on Funnel.
+    pub const FUNNEL_UNAVAILABLE: &str = "FunnelUnavailable";
     /// A rule of a native Ingress isn't served.
     pub const IGNORED_RULE: &str = "IgnoredRule";
     /// Nothing can be deleted by the operator here: what remains is named.

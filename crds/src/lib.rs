@@ -17,6 +17,7 @@
 
 pub mod access;
 pub mod conditions;
+mod funnel;
 mod identity_provider;
 mod oidc_client;
 mod proxy_class;
@@ -26,6 +27,7 @@ mod tailnet_ingress;
 mod tailnet_service;
 pub mod yaml;
 
+pub use funnel::{AddressQuota, Funnel, FunnelAuth, FunnelLimits, KeysFrom, KeysSecret, Quota};
 pub use identity_provider::{
     BackChannel, ClientIdMetadataDocuments, ClientNamespaces, ClientNamespacesFrom, ClientRules,
     DynamicRegistration, IdentityProvider, IdentityProviderSpec, IdentityProviderStatus, IssuerFunnel,

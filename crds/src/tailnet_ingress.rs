@@ -6,7 +6,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::access::Access;
+use crate::{
+    access::Access,
+    funnel::{Funnel, Quota},
+};
 
 /// A device name on the tailnet and what it serves.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -73,6 +76,9 @@ pub struct TailnetIngressSpec {
     /// Answer on port 80 with a redirect to HTTPS.
     #[serde(default)]
     pub http_redirect: bool,
+    /// Open it to the internet, through Funnel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub funnel: Option<Funnel>,
     /// Own certificates, for own domains or where the tailnet issues none.
     #[serde(default)]
     #[schemars(length(max = 16))]
@@ -204,6 +210,9 @@ pub struct Limits {
     /// Largest request body, as a quantity: `8Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_bytes: Option<IntOrString>,
+    /// For each user of the tailnet; a tagged node counts as one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_user: Option<Quota>,
 }
 
 /// Times of a rule, as Gateway API writes durations: `500ms`, `10s`, `5m`, `1h`.
@@ -241,7 +250,7 @@ pub struct Tls {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TailnetIngressStatus {
-    /// `Ready`, `Accepted`, `ResolvedRefs`, `Programmed`.
+    /// `Ready`, `Accepted`, `ResolvedRefs`, `Programmed`; `FunnelReady` where the internet is let in.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,

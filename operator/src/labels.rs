@@ -25,6 +25,8 @@ pub const ROLE_NODE: &str = "node";
 pub const ROLE_CERTIFICATE: &str = "certificate";
 /// A copy of a certificate that an object brought.
 pub const ROLE_OWN_CERTIFICATE: &str = "own-certificate";
+/// Hashes of the keys that an object names.
+pub const ROLE_KEYS: &str = "keys";
 /// A copy of a Tailnet's credentials.
 pub const ROLE_CREDENTIALS: &str = "credentials";
 /// Anything else of a group.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use postern_proxy_config::{
     access::Access,
+    funnel::Funnel,
     group::{Identity, Limits, Owner, PathMatch, ProxyProtocol, Scheme, Timeouts},
 };
 
@@ -54,8 +55,39 @@ pub struct NameSpec {
     pub ports: Vec<PortSpec>,
     /// Identity headers.
     pub identity: Identity,
+    /// How the internet gets in, or every reason why it doesn't.
+    pub funnel: Option<Result<FunnelSpec, Vec<Problem>>>,
     /// Own certificates.
     pub tls: Vec<TlsRef>,
+}
+
+/// How the internet gets in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunnelSpec {
+    /// As proxies are told; its keys are still to be found.
+    pub config: Funnel,
+    /// Where its keys are.
+    pub keys: Vec<KeysRef>,
+}
+
+/// A Secret with keys that an object names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeysRef {
+    /// The field of the object, for messages.
+    pub field: String,
+    /// The Secret's name, in the object's namespace.
+    pub secret: String,
+    /// What is in it.
+    pub kind: KeysKind,
+}
+
+/// What a Secret holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeysKind {
+    /// Keys by their names.
+    Bearer,
+    /// Passwords by their users.
+    Basic,
 }
 
 /// What is to be served on a port.
@@ -107,6 +139,14 @@ impl NameSpec {
         std::iter::once(https).chain(redirect).collect()
     }
 
+    /// Where keys of Funnel are.
+    pub fn keys(&self) -> &[KeysRef] {
+        match &self.funnel {
+            Some(Ok(funnel)) => &funnel.keys,
+            _ => &[],
+        }
+    }
+
     /// Whether a port redirects to HTTPS.
     pub fn redirects(&self) -> bool {
         self.ports
@@ -139,8 +179,10 @@ pub struct Route {
     pub replace_prefix: Option<String>,
     /// Where to.
     pub backend: BackendRef,
-    /// Who gets in.
+    /// Who gets in from the tailnet.
     pub access: Option<Access>,
+    /// The internet reaches it too.
+    pub funnel: bool,
     /// Bounds.
     pub limits: Limits,
     /// Times.

@@ -8,6 +8,7 @@ pub mod backends;
 pub mod claims;
 pub mod dereference;
 pub mod judge;
+pub mod keys;
 pub mod parse;
 pub mod plan;
 pub mod status;
@@ -22,7 +23,7 @@ use postern_proxy_config::group::Owner;
 use crate::{
     apply::Kind,
     context::{self, Context, Error},
-    labels::{NAME_FINALIZER, ROLE_OWN_CERTIFICATE},
+    labels::{NAME_FINALIZER, ROLE_KEYS, ROLE_OWN_CERTIFICATE},
     model::{Claim, ClaimKind, Hostname, NameSpec, Problem},
     record::Record,
     report,
@@ -31,8 +32,8 @@ use crate::{
 use claims::Claims;
 use status::View;
 
-/// How old a copy of a renewed certificate may be.
-const CERTIFICATES: Duration = Duration::from_secs(30);
+/// How old a copy of a renewed certificate or a changed key may be.
+const COPIES: Duration = Duration::from_secs(30);
 
 /// What a front end knows about an object that its claim doesn't say.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +56,8 @@ pub async fn reconcile<K: Kind>(
     standing: Standing,
 ) -> Result<View, Error> {
     let stores = &context.stores;
-    let found = dereference::certificates(context, &claim).await?;
+    let certificates = dereference::certificates(context, &claim).await?;
+    let keys = dereference::keys(context, &claim).await?;
     let mut judgement = judge::judge(&claim, &Claims::collect(stores), stores);
     let records = records(stores, &claim.owner.uid);
     let plan = plan::plan(plan::Inputs {
@@ -63,12 +65,12 @@ pub async fn reconcile<K: Kind>(
         claim: &claim,
         ours: standing.ours,
         judgement: &judgement,
-        found,
-        copies: (stores
-            .secrets_of_owner(ROLE_OWN_CERTIFICATE, &claim.owner.uid)
-            .iter())
-        .map(|secret| secret.name_any())
-        .collect(),
+        certificates,
+        keys,
+        copies: ([ROLE_OWN_CERTIFICATE, ROLE_KEYS].iter())
+            .flat_map(|role| stores.secrets_of_owner(role, &claim.owner.uid))
+            .map(|secret| secret.name_any())
+            .collect(),
         kept: standing.kept || !records.is_empty(),
         has_default_group: stores.proxy_group(DEFAULT).is_some(),
     });
@@ -93,10 +95,10 @@ pub async fn reconcile<K: Kind>(
     })
 }
 
-/// Certificates of other namespaces can be read but not watched, so they are looked at often.
+/// Secrets of other namespaces can be read but not watched, so they are looked at often.
 pub fn look_again<K: Resource>(object: &K, view: &View) -> Action {
     match &view.claim.spec {
-        Ok(spec) if !spec.tls.is_empty() => Action::requeue(CERTIFICATES),
+        Ok(spec) if !spec.tls.is_empty() || !spec.keys().is_empty() => Action::requeue(COPIES),
         _ => context::look_again(object),
     }
 }

@@ -1,5 +1,6 @@
 //! TailnetIngress: a front end with conditions.
 
+pub mod funnel;
 pub mod status;
 pub mod validate;
 

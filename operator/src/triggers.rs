@@ -13,8 +13,8 @@ use postern_crds::{ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetServi
 use crate::{
     ingress,
     labels::{
-        self, GROUP, HOSTNAME, OWNER, ROLE, ROLE_CREDENTIALS, ROLE_NODE, ROLE_OWN_CERTIFICATE, annotation,
-        label,
+        self, GROUP, HOSTNAME, OWNER, ROLE, ROLE_CREDENTIALS, ROLE_KEYS, ROLE_NODE, ROLE_OWN_CERTIFICATE,
+        annotation, label,
     },
     stores::{Filter, Stores},
     tailnet, tailnet_ingress, tailnet_service,
@@ -202,7 +202,7 @@ pub fn secret(stores: &Stores, object: &Secret) -> Vec<Woken> {
             woken.extend(rivals(stores, label(object, HOSTNAME).unwrap_or_default()));
             woken
         }
-        Some(ROLE_OWN_CERTIFICATE) => owner(object).into_iter().chain(group()).collect(),
+        Some(ROLE_OWN_CERTIFICATE | ROLE_KEYS) => owner(object).into_iter().chain(group()).collect(),
         // Devices may wait for a key that is taken, and definitions for a client that may make them.
         Some(ROLE_CREDENTIALS) => (stores.tailnets.state().iter())
             .filter(|known| labels::credentials(&known.name_any()) == object.name_any())

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use anyhow::{Context, bail};
 use postern_proxy_config::{
+    funnel::Funnel,
     group::{Backend, Http, Listener, PathMatch, Protocol, Route, Scheme, Tcp},
     serve::{self, CERT_DOMAIN, Serve},
 };
@@ -29,12 +30,13 @@ pub fn check(args: &Check) -> anyhow::Result<String> {
             crate::serve::Plan::new(&spec.name).with_context(|| format!("{file}: names[{key:?}]"))?;
             writeln!(out, "{key}")?;
             listeners(&mut out, &spec.name.listeners)?;
+            funnel(&mut out, spec.name.funnel.as_ref())?;
         }
     } else {
         let Serve {
             listeners: own,
             services,
-            funnel,
+            funnel: on_funnel,
             warnings,
         } = serve::parse(&text).with_context(|| format!("{file}"))?;
         writeln!(out, "the node")?;
@@ -43,7 +45,7 @@ pub fn check(args: &Check) -> anyhow::Result<String> {
             writeln!(out, "{name}")?;
             listeners(&mut out, &of_service)?;
         }
-        for (port, hosts) in funnel {
+        for (port, hosts) in on_funnel {
             let hosts: Vec<&str> = hosts.iter().map(|host| shown(host)).collect();
             writeln!(out, "on Funnel: port {port} of {}", hosts.join(", "))?;
         }
@@ -67,6 +69,18 @@ fn listeners(out: &mut String, listeners: &[Listener]) -> std::fmt::Result {
         }
     }
     Ok(())
+}
+
+fn funnel(out: &mut String, funnel: Option<&Funnel>) -> std::fmt::Result {
+    let Some(funnel) = funnel else { return Ok(()) };
+    let ports: Vec<String> = funnel.ports.iter().map(ToString::to_string).collect();
+    let key = if funnel.keys.is_some() { ", with a key" } else { "" };
+    let sources: Vec<String> = funnel.sources.iter().map(ToString::to_string).collect();
+    let from = match sources.as_slice() {
+        [] => "everywhere".to_owned(),
+        some => some.join(", "),
+    };
+    writeln!(out, "  on Funnel: port {} from {from}{key}", ports.join(", "))
 }
 
 fn routes(out: &mut String, place: &str, http: &Http) -> std::fmt::Result {
@@ -154,6 +168,12 @@ mod tests {
             assert!(told.contains(line), "{line} is missing in\n{told}");
         }
         assert!(run(r#"{"TCP":{"x":{}}}"#).unwrap_err().contains(r#"TCP["x"]"#));
+        let public = r#"{"format":1,"tailnet":{"controlUrl":"http://c"},"names":{"app":{
+            "owner":{"kind":"File","namespace":"","name":"app","uid":""},"generation":1,
+            "node":{"hostname":"app","state":{"name":"s"}},"funnel":{"ports":[443],"sources":["192.0.2.0/24"]},
+            "listeners":[{"port":443,"protocol":{"type":"https","routes":[]}}]}}}"#;
+        let told = run(public).unwrap();
+        assert!(told.contains("on Funnel: port 443 from 192.0.2.0/24\n"), "{told}");
         let own = r#"{"format":1,"tailnet":{"controlUrl":"http://c","typo":1},"names":{}}"#;
         assert!(run(own).unwrap_err().contains(".tailnet.typo"));
     }

@@ -6,7 +6,8 @@
 //! 4. strip hop-by-hop fields ([`hop_by_hop`])
 //! 5. strip every field that we own ([`owned`])
 //! 6. route on normalised host and path ([`crate::route`])
-//! 7. authorise; the identity is looked up once per connection and again when the netmap changes
+//! 7. authorise ([`gate`]): access rules or Funnel's lock, rates; the identity is looked up once per connection
+//!    and again when the netmap changes
 //! 8. set identity and forwarded fields ([`identity`], [`forwarded`])
 //! 9. limits on the body ([`body`])
 //! 10. upstream ([`crate::upstream`]); WebSocket switches after the backend's 101 ([`upgrade`])
@@ -20,6 +21,7 @@ pub mod body;
 pub mod connection;
 pub mod files;
 pub mod forwarded;
+pub mod gate;
 pub mod guard;
 pub mod hop_by_hop;
 pub mod identity;
@@ -32,7 +34,7 @@ pub mod upgrade;
 use std::{
     convert::Infallible,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request};
@@ -47,6 +49,7 @@ use self::{
 pub use self::{
     body::{BodyError, BoxError, RequestBody, ResponseBody},
     connection::{Connection, Tls},
+    gate::Gate,
     identity::Caller,
     respond::Failure,
     site::{Behaviour, Site},
@@ -183,9 +186,16 @@ impl Exchange<'_> {
 
         let caller = self.connection.caller();
         record.identified(caller.id());
-        if !caller.may(route.config.access.as_ref()) {
-            return Err(Failure::Denied);
-        }
+        let funnel = site.funnel.as_deref();
+        let entered = gate::enter(
+            self.connection,
+            route,
+            funnel,
+            &caller,
+            &mut head.headers,
+            Instant::now(),
+        )?;
+        record.entered(entered);
         if let Some(response) = site::answer(&route.config.backend, &head, &admitted) {
             return Ok(Outcome::Own(response));
         }
@@ -345,7 +355,12 @@ impl Connection {
                     })
                     .inc();
             }
-            Failure::NoRoute | Failure::Denied | Failure::BodyTooLarge | Failure::BodyTimeout => {}
+            Failure::NoRoute
+            | Failure::Denied
+            | Failure::Unauthorized { .. }
+            | Failure::TooManyRequests { .. }
+            | Failure::BodyTooLarge
+            | Failure::BodyTimeout => {}
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod forward_auth;
 pub mod fuzzing;
 pub mod http;
 pub mod idp;
+pub mod limiter;
 pub mod listen;
 pub mod local;
 pub mod local_api;

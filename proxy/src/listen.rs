@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ::http::{HeaderValue, header};
@@ -22,6 +22,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use postern_proxy_config::funnel::{Funnel, Quota};
 
 pub use limits::Limits;
 pub use tcp::Forward;
@@ -31,7 +32,8 @@ use self::stall::Stalling;
 use crate::{
     certs::Resolver,
     drain::Drain,
-    http::{self, Connection, Site, Tls},
+    http::{self, Connection, Gate, Site, Tls},
+    limiter::{Permit, Refused, Subject},
     metrics::{Metrics, ResultLabel, StateLabel},
     tailnet::{Accepted, Listener, Node, Stream},
     upstream::Upstreams,
@@ -48,6 +50,16 @@ pub enum Content {
     Tcp(Arc<ArcSwap<Forward>>),
     /// Bytes inside of TLS.
     TlsTcp(Arc<ArcSwap<Forward>>),
+}
+
+impl Content {
+    /// How the internet gets in.
+    fn funnel(&self) -> Option<Arc<Funnel>> {
+        match self {
+            Self::Https(site) | Self::Http(site) => site.load().funnel.clone(),
+            Self::Tcp(forward) | Self::TlsTcp(forward) => forward.load().funnel.clone(),
+        }
+    }
 }
 
 /// What a listener's connections need.
@@ -68,6 +80,8 @@ pub struct Port {
     pub metrics: Metrics,
     /// Bounds on connections.
     pub limits: Arc<Limits>,
+    /// Keys and counts of the name.
+    pub gate: Arc<Gate>,
     /// Ends the listener and its connections.
     pub drain: Drain,
 }
@@ -95,6 +109,10 @@ impl Port {
                 port.metrics.connections_refused.inc();
                 continue;
             };
+            let Ok(counted) = port.count(&accepted) else {
+                port.metrics.connections_refused.inc();
+                continue;
+            };
             let port = port.clone();
             let drain = port.drain.clone();
             drain.tasks.spawn(async move {
@@ -110,9 +128,25 @@ impl Port {
                     () = port.connection(accepted) => {}
                 }
                 open.dec();
-                drop(permit);
+                drop((permit, counted));
             });
         }
+    }
+
+    /// Counts a connection from the internet as the name's configuration bounds them.
+    fn count(&self, accepted: &Accepted) -> Result<Option<Permit>, Refused> {
+        let funnel = accepted.funnel.as_ref().and_then(|_| self.content.funnel());
+        let Some(most) = funnel.and_then(|funnel| funnel.limits.connections_per_address) else {
+            return Ok(None);
+        };
+        let quota = Quota {
+            requests_per_minute: None,
+            concurrent: Some(most),
+        };
+        let subject = Subject::Connections(accepted.source());
+        (self.gate.limiter)
+            .admit(subject, quota, Instant::now())
+            .map(Some)
     }
 
     async fn connection(self: &Arc<Self>, accepted: Accepted) {
@@ -153,10 +187,12 @@ impl Port {
         Arc::new(Connection {
             name: self.name.clone(),
             peer: accepted.peer,
+            source: accepted.source(),
             local: accepted.local,
             funnel: accepted.funnel.is_some(),
             tls,
             site: site.clone(),
+            gate: self.gate.clone(),
             node: self.node.clone(),
             upstreams: self.upstreams.clone(),
             metrics: self.metrics.clone(),

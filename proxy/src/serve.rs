@@ -5,6 +5,7 @@ mod certificates;
 mod funnel;
 mod host;
 mod keyed;
+mod keys;
 mod listeners;
 mod name;
 mod node;

@@ -14,7 +14,8 @@ use std::{
 };
 
 use postern_proxy_config::{
-    group::{Listener, Name, NodeConfig, Owner, SecretRef, Shard, Tailnet},
+    funnel::Funnel,
+    group::{Listener, Name, NodeConfig, Owner, Protocol, Route, SecretRef, Shard, Tailnet},
     parse,
     serve::{self, CERT_DOMAIN, Serve, is_label},
 };
@@ -316,9 +317,27 @@ impl One {
         }
         // Funnel's edge asks for the node's own name.
         let is_own = |host: &String| host == CERT_DOMAIN || host.split('.').next() == Some(&self.hostname);
-        let funnel = serve.funnel.iter().filter(|(_, hosts)| hosts.iter().any(is_own));
-        let funnel = funnel.map(|(port, _)| *port).collect();
+        let ports = serve.funnel.iter().filter(|(_, hosts)| hosts.iter().any(is_own));
+        let ports: BTreeSet<u16> = ports.map(|(port, _)| *port).collect();
         let mut listeners: Vec<Listener> = serve.listeners;
+        for listener in listeners
+            .iter_mut()
+            .filter(|listener| ports.contains(&listener.port))
+        {
+            if let Protocol::Https(http) = &mut listener.protocol {
+                let own = |route: &&mut Route| route.host.as_ref().is_none_or(is_own);
+                http.routes
+                    .iter_mut()
+                    .filter(own)
+                    .for_each(|route| route.funnel = true);
+            }
+        }
+        // The file says that it is public; it has no word for a lock.
+        let funnel = (!ports.is_empty()).then(|| Funnel {
+            ports,
+            unauthenticated: true,
+            ..Funnel::default()
+        });
         forward::add(&mut listeners, &self.forward);
         let hostname = &self.hostname;
         let secret = |what: &str| SecretRef {
@@ -405,11 +424,13 @@ mod tests {
         let spec = &parsed.new.names["app"];
         assert_eq!(spec.tailnet.control_url, "http://c:1");
         assert_eq!(spec.name.node.tags, ["tag:x"]);
-        assert!(spec.name.funnel.is_empty());
+        assert_eq!(spec.name.funnel, None);
         let public = r#"{"TCP":{"443":{"HTTPS":true},"8443":{"HTTPS":true}},
             "AllowFunnel":{"${TS_CERT_DOMAIN}:443":true,"other.example:8443":true}}"#;
         let parsed = source.parse(public, 4).unwrap();
-        assert_eq!(parsed.new.names["app"].name.funnel, [443].into());
+        let funnel = parsed.new.names["app"].name.funnel.clone().unwrap();
+        assert_eq!(funnel.ports, [443].into());
+        assert!(funnel.unauthenticated && !funnel.only);
         let services = source.parse(r#"{"Services":{"svc:x":{}}}"#, 5).unwrap_err();
         assert!(services.contains("svc:x"), "{services}");
         assert_eq!(spec.name.generation, 3);

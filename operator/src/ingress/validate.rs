@@ -87,6 +87,7 @@ pub fn claim(object: &Ingress) -> Claim {
         tags,
         ports: NameSpec::https_ports(routes, http_redirect),
         identity: config::Identity::default(),
+        funnel: None,
         tls,
     };
     claim_of(
@@ -240,6 +241,7 @@ fn plain_route(host: Option<String>, path: config::PathMatch, backend: BackendRe
         replace_prefix: None,
         backend,
         access: None,
+        funnel: false,
         limits: config::Limits::default(),
         timeouts: config::Timeouts::default(),
     }

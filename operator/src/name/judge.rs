@@ -3,12 +3,15 @@
 use kube::ResourceExt;
 use postern_crds::{DEFAULT, Tailnet, conditions::reasons};
 use postern_proxy_config::{
+    funnel::Funnel,
     group::{Backend, Http, Listener, OwnCertificate, PathMatch, Protocol, Route, SecretRef, Tcp},
     names,
 };
 
 use crate::{
-    labels::{GROUP, HOSTNAME, ROLE_OWN_CERTIFICATE, SOURCE, annotation, is_ours, label, own_certificate},
+    labels::{
+        GROUP, HOSTNAME, ROLE_KEYS, ROLE_OWN_CERTIFICATE, SOURCE, annotation, is_ours, label, own_certificate,
+    },
     model::{self, BackendRef, Claim, ClaimKind, Hostname, NameSpec, PortProtocol, Problem, Stream},
     name::{
         backends,
@@ -43,6 +46,8 @@ pub struct Accepted {
     pub certificate: Option<String>,
     /// The certificates that the object brings, as far as they have been copied.
     pub certificates: Vec<OwnCertificate>,
+    /// How the internet gets in.
+    pub funnel: Option<Funnel>,
 }
 
 /// Decides about one claim.
@@ -124,6 +129,7 @@ fn accept(
         listeners: listeners(claim, spec, stores, unresolved),
         certificate: issued.then(|| certificate_secret(claim, &hostname)),
         certificates,
+        funnel: funnel(claim, spec, &hostname, stores),
         hostname,
     })
 }
@@ -214,6 +220,29 @@ fn certificates(claim: &Claim, spec: &NameSpec, hostname: &Hostname, stores: &St
         .collect()
 }
 
+/// While its keys aren't copied, nobody has one.
+fn funnel(claim: &Claim, spec: &NameSpec, hostname: &Hostname, stores: &Stores) -> Option<Funnel> {
+    let Some(Ok(funnel)) = &spec.funnel else {
+        return None;
+    };
+    let keys = (!funnel.keys.is_empty()).then(|| {
+        let name = names::keys(&claim.group, hostname.as_str());
+        let copies = stores.secrets_of_owner(ROLE_KEYS, &claim.owner.uid);
+        let copy = copies.iter().find(|copy| copy.name_any() == name);
+        let revision = copy
+            .and_then(|copy| annotation(&**copy, SOURCE))
+            .unwrap_or_default();
+        SecretRef {
+            name,
+            revision: revision.to_owned(),
+        }
+    });
+    Some(Funnel {
+        keys,
+        ..funnel.config.clone()
+    })
+}
+
 fn listeners(
     claim: &Claim,
     spec: &NameSpec,
@@ -250,6 +279,7 @@ fn http(routes: &[model::Route], spec: &NameSpec, resolve: &mut impl FnMut(&Back
             backend: resolve(&route.backend),
             app_capabilities: None,
             access: route.access.clone(),
+            funnel: route.funnel,
             limits: route.limits.clone(),
             timeouts: route.timeouts.clone(),
         })

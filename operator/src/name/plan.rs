@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use postern_crds::{DEFAULT, conditions::reasons};
+use postern_proxy_config::names;
 
 use crate::{
     labels::{self, OWNER, OWNER_UID, ROLE_OWN_CERTIFICATE, SOURCE},
     model::{Claim, Problem},
-    name::{dereference::Found, judge::Judgement},
+    name::{dereference::Found, judge::Judgement, keys},
 };
 
 const KEYS: [&str; 2] = ["tls.crt", "tls.key"];
@@ -26,7 +27,9 @@ pub struct Inputs<'a> {
     /// What became of the claim.
     pub judgement: &'a Judgement,
     /// Its certificates.
-    pub found: Vec<Found>,
+    pub certificates: Vec<Found>,
+    /// Its keys.
+    pub keys: Vec<keys::Found>,
     /// Copies that exist.
     pub copies: Vec<String>,
     /// A device is recorded for it, or something else is still to go.
@@ -46,7 +49,7 @@ pub struct NamePlan {
     pub copies: Vec<Secret>,
     /// Copies to delete.
     pub prune: Vec<String>,
-    /// Certificates that can't be used.
+    /// Certificates and keys that can't be used.
     pub problems: Vec<Problem>,
 }
 
@@ -57,7 +60,8 @@ pub fn plan(inputs: Inputs<'_>) -> NamePlan {
         claim,
         ours,
         judgement,
-        found,
+        certificates,
+        keys,
         copies,
         kept,
         has_default_group,
@@ -79,13 +83,19 @@ pub fn plan(inputs: Inputs<'_>) -> NamePlan {
     if judgement.accepted.is_ok()
         && let Some(hostname) = &claim.hostname
     {
-        for (tls, secret) in found {
+        for (tls, secret) in certificates {
             let name = labels::own_certificate(&claim.group, hostname.as_str(), &tls.secret);
             match secret.and_then(|secret| copy(namespace, claim, &name, &tls.field, &secret)) {
                 Ok(copy) => plan.copies.push(copy),
                 Err(problem) => plan.problems.push(problem),
             }
             plan.prune.push(name);
+        }
+        if !keys.is_empty() {
+            let (copy, problems) = keys::copy(namespace, claim, hostname, keys);
+            plan.copies.extend(copy);
+            plan.problems.extend(problems);
+            plan.prune.push(names::keys(&claim.group, hostname.as_str()));
         }
         let named = std::mem::take(&mut plan.prune);
         plan.prune = copies.into_iter().filter(|copy| !named.contains(copy)).collect();

@@ -1,6 +1,6 @@
 //! What there is to say about a name: the same for every front end. Pure.
 
-use postern_crds::conditions::{ACCEPTED, PROGRAMMED, READY, RESOLVED_REFS, reasons};
+use postern_crds::conditions::{ACCEPTED, FUNNEL_READY, PROGRAMMED, READY, RESOLVED_REFS, reasons};
 use postern_proxy_config::report::{NameReport, Phase};
 
 use crate::{
@@ -31,8 +31,43 @@ pub fn conditions(view: &View) -> Vec<Said> {
     let accepted = accepted(&view.judgement, "");
     let resolved = resolved(&view.judgement);
     let programmed = programmed(view);
-    let ready = ready(view, [&accepted, &resolved, &programmed]);
-    vec![accepted, resolved, programmed, ready]
+    let funnel = funnel(view);
+    let ready = ready(view, [&accepted, &resolved, &programmed], funnel.as_ref());
+    [accepted, resolved, programmed]
+        .into_iter()
+        .chain(funnel)
+        .chain([ready])
+        .collect()
+}
+
+/// Whether the internet reaches what the object opens to it; nothing where it opens nothing.
+fn funnel(view: &View) -> Option<Said> {
+    let spec = view.claim.spec.as_ref().ok()?;
+    let wanted = match spec.funnel.as_ref()? {
+        Ok(funnel) => &funnel.config,
+        Err(problems) => {
+            let texts: Vec<_> = problems.iter().map(Problem::to_string).collect();
+            let reason = problems
+                .first()
+                .map_or(reasons::INVALID, |problem| problem.reason);
+            return Some(Said::no(FUNNEL_READY, reason, texts.join("; ")));
+        }
+    };
+    let Some(report) = &view.report else {
+        return Some(Said::no(FUNNEL_READY, reasons::PENDING, "nothing is served yet"));
+    };
+    let closed: Vec<String> = (wanted.ports.difference(&report.funnel))
+        .map(ToString::to_string)
+        .collect();
+    Some(if closed.is_empty() {
+        Said::yes(FUNNEL_READY, reasons::FUNNEL_READY, "it is open to the internet")
+    } else if report.phase != Phase::Serving || report.reason.is_empty() {
+        let message = format!("port {} is being opened", closed.join(", "));
+        Said::no(FUNNEL_READY, reasons::PENDING, message)
+    } else {
+        let message = format!("port {}: {}", closed.join(", "), report.reason);
+        Said::no(FUNNEL_READY, reasons::FUNNEL_UNAVAILABLE, message)
+    })
 }
 
 /// Whether the name is the object's; `prefix` is what its label is shown with.
@@ -98,7 +133,7 @@ fn programmed(view: &View) -> Said {
     }
 }
 
-fn ready(view: &View, others: [&Said; 3]) -> Said {
+fn ready(view: &View, others: [&Said; 3], funnel: Option<&Said>) -> Said {
     if view.claim.deleting {
         return Said::no(READY, reasons::DELETING, "the device is being removed");
     }
@@ -113,7 +148,10 @@ fn ready(view: &View, others: [&Said; 3]) -> Said {
         (Some(said), _) => Said::no(READY, said.reason, said.message.clone()),
         (None, Some((reason, message))) => Said::no(READY, reason, message),
         (None, None) if !programmed.holds() => Said::no(READY, programmed.reason, programmed.message.clone()),
-        (None, None) => Said::yes(READY, reasons::READY, "it answers"),
+        (None, None) => match funnel.filter(|said| !said.holds()) {
+            Some(said) => Said::no(READY, said.reason, said.message.clone()),
+            None => Said::yes(READY, reasons::READY, "it answers"),
+        },
     }
 }
 
@@ -201,4 +239,82 @@ pub(crate) fn remark(said: &[Said]) -> Option<Remark> {
 /// Whether a reason is a step on the way, which is nobody's fault.
 pub(crate) fn is_progress(reason: &str) -> bool {
     [reasons::PENDING, reasons::DELETING, reasons::CERTIFICATE_PENDING].contains(&reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{name::judge::Accepted, tailnet_ingress::validate};
+
+    fn view(funnel: &str, report: NameReport) -> View {
+        let object = serde_saphyr::from_str(&format!(
+            "apiVersion: postern.dev/v1alpha1\nkind: TailnetIngress\nmetadata: {{name: a, namespace: m, uid: u}}\n\
+             spec: {{backend: {{service: {{name: a, port: 80}}}}, funnel: {funnel}}}"
+        ));
+        let accepted = Accepted {
+            tailnet: "default".into(),
+            hostname: "a".parse().unwrap(),
+            tags: Vec::new(),
+            listeners: Vec::new(),
+            certificate: None,
+            certificates: Vec::new(),
+            funnel: None,
+        };
+        View {
+            claim: validate::claim(&object.unwrap()),
+            judgement: Judgement {
+                accepted: Ok(accepted),
+                unresolved: Vec::new(),
+            },
+            record: None,
+            report: Some(report),
+            refused: None,
+        }
+    }
+
+    #[test]
+    fn funnel_is_ready_when_the_proxy_has_opened_every_port() {
+        let serving = |open: &[u16], reason: &str| NameReport {
+            phase: Phase::Serving,
+            funnel: open.iter().copied().collect(),
+            reason: reason.into(),
+            ..NameReport::default()
+        };
+        let open = "{ports: [443, 8443], unauthenticated: true}";
+        for (funnel, report, reason, named) in [
+            (open, serving(&[443, 8443], ""), reasons::FUNNEL_READY, "open"),
+            (open, serving(&[443], ""), reasons::PENDING, "port 8443"),
+            (
+                open,
+                serving(&[], "no attribute"),
+                reasons::FUNNEL_UNAVAILABLE,
+                "no attribute",
+            ),
+            (
+                "{}",
+                serving(&[], ""),
+                reasons::FUNNEL_NEEDS_LOCK,
+                "spec.funnel: ",
+            ),
+        ] {
+            let view = view(funnel, report);
+            let said = conditions(&view);
+            let of = |kind| said.iter().find(|said| said.type_ == kind).unwrap();
+            assert_eq!(of(FUNNEL_READY).reason, reason, "{funnel}");
+            assert!(
+                of(FUNNEL_READY).message.contains(named),
+                "{}",
+                of(FUNNEL_READY).message
+            );
+            assert_eq!(
+                of(READY).holds(),
+                of(FUNNEL_READY).holds(),
+                "{}",
+                of(READY).message
+            );
+        }
+        let mut none = view(open, serving(&[], ""));
+        none.claim.spec.as_mut().unwrap().funnel = None;
+        assert!(conditions(&none).iter().all(|said| said.type_ != FUNNEL_READY));
+    }
 }

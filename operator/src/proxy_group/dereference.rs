@@ -12,7 +12,7 @@ use postern_proxy_config::{
 
 use crate::{
     config, ingress,
-    labels::{GROUP, ROLE, ROLE_OWN_CERTIFICATE, label},
+    labels::{GROUP, ROLE, ROLE_KEYS, ROLE_OWN_CERTIFICATE, label},
     model::{Claim, SERVICE_PREFIX},
     name::{
         claims::{self, Claims},
@@ -41,8 +41,8 @@ pub struct Inputs {
     pub before: Before,
     /// Secrets of these names are there.
     pub secrets: Vec<String>,
-    /// Copies of certificates for this group.
-    pub own_certificates: Vec<String>,
+    /// Copies of certificates and keys for this group.
+    pub copies: Vec<String>,
     /// What the replicas say.
     pub reports: Vec<Report>,
     /// Its pods.
@@ -102,7 +102,7 @@ pub fn dereference(stores: &Stores, group: &Arc<ProxyGroup>) -> Inputs {
         claims,
         records,
         before,
-        own_certificates: own_certificates(stores, &name),
+        copies: copies(stores, &name),
         secrets: stores
             .secrets
             .state()
@@ -163,10 +163,11 @@ fn keeps(
     (free && permitted).then(|| key.clone())
 }
 
-fn own_certificates(stores: &Stores, group: &str) -> Vec<String> {
+fn copies(stores: &Stores, group: &str) -> Vec<String> {
     let mut copies: Vec<_> = (stores.secrets.state().iter())
         .filter(|secret| {
-            label(&***secret, ROLE) == Some(ROLE_OWN_CERTIFICATE) && label(&***secret, GROUP) == Some(group)
+            matches!(label(&***secret, ROLE), Some(ROLE_OWN_CERTIFICATE | ROLE_KEYS))
+                && label(&***secret, GROUP) == Some(group)
         })
         .map(|secret| secret.name_any())
         .collect();

@@ -11,8 +11,12 @@ use postern_crds::{
 use postern_proxy_config::{access as config_access, group as config};
 
 use crate::{
-    model::{BackendRef, Claim, Hostname, NameSpec, Port, Problem, Route, TlsRef, duplicate_routes, is_tag},
+    model::{
+        BackendRef, Claim, Hostname, NameSpec, Port, PortProtocol, PortSpec, Problem, Route, TlsRef,
+        duplicate_routes, is_tag,
+    },
     name::{claim_of, parse},
+    tailnet_ingress::funnel::{funnel, quota},
 };
 
 /// Translates one object.
@@ -31,7 +35,7 @@ pub fn claim(object: &TailnetIngress) -> Claim {
         .access
         .as_ref()
         .map(|a| access("spec.access", a, &mut problems));
-    let routes = routes(
+    let mut routes = routes(
         "spec",
         spec.backend.as_ref(),
         &spec.rules,
@@ -45,11 +49,30 @@ pub fn claim(object: &TailnetIngress) -> Claim {
         ));
     }
     problems.extend(duplicate_routes(&routes));
+    let funnel = (spec.funnel.as_ref()).map(|f| funnel(f, spec.backend.is_some(), &mut routes));
+    if let Some(wanted) = spec.funnel.as_ref().filter(|wanted| wanted.only) {
+        // What isn't to be on the tailnet isn't there while it can't be on the internet either.
+        problems.extend(funnel.iter().filter_map(|f| f.as_ref().err()).flatten().cloned());
+        if spec.http_redirect && wanted.ports.contains(&443) {
+            let message =
+                "leads to port 443, which spec.funnel.only takes from the tailnet: take one of them away";
+            problems.push(Problem::invalid("spec.httpRedirect", message));
+        }
+    }
+    let mut ports = NameSpec::https_ports(routes.clone(), spec.http_redirect);
+    if let Some(Ok(funnel)) = &funnel {
+        let more = funnel.config.ports.iter().filter(|port| **port != 443);
+        ports.extend(more.map(|port| PortSpec {
+            port: *port,
+            protocol: PortProtocol::Https(routes.clone()),
+        }));
+    }
 
     let name = NameSpec {
         tags: spec.tags.clone(),
-        ports: NameSpec::https_ports(routes, spec.http_redirect),
+        ports,
         identity: identity(spec.identity.as_ref()),
+        funnel,
         tls: tls(&spec.tls),
     };
     claim_of(
@@ -186,6 +209,7 @@ pub fn route(field: &str, rule: &IngressRule, problems: &mut Vec<Problem>) -> Op
         replace_prefix,
         backend,
         access,
+        funnel: false,
         limits,
         timeouts,
     })
@@ -259,8 +283,12 @@ fn one_principal(principal: &Principal) -> Result<config_access::Principal, Stri
 }
 
 fn limits(field: &str, limits: Option<&Limits>, problems: &mut Vec<Problem>) -> config::Limits {
+    let per_user = limits.and_then(|l| l.per_user.as_ref()).and_then(quota);
     let Some(quantity) = limits.and_then(|l| l.body_bytes.as_ref()) else {
-        return config::Limits::default();
+        return config::Limits {
+            body_bytes: None,
+            per_user,
+        };
     };
     let bytes = match quantity {
         IntOrString::Int(bytes) => u64::try_from(*bytes).ok(),
@@ -270,7 +298,10 @@ fn limits(field: &str, limits: Option<&Limits>, problems: &mut Vec<Problem>) -> 
         let message = format!("{quantity:?} is not a size: use a number of bytes or a quantity such as 8Mi");
         problems.push(Problem::invalid(format!("{field}.limits.bodyBytes"), message));
     }
-    config::Limits { body_bytes: bytes }
+    config::Limits {
+        body_bytes: bytes,
+        per_user,
+    }
 }
 
 fn timeouts(field: &str, timeouts: Option<&Timeouts>, problems: &mut Vec<Problem>) -> config::Timeouts {

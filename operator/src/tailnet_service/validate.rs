@@ -58,6 +58,8 @@ pub fn claim(object: &TailnetService) -> Claim {
         tags: spec.tags.clone(),
         ports,
         identity: identity(spec.identity.as_ref()),
+        // The coordination service offers it for devices alone.
+        funnel: None,
         tls: tls(&spec.tls),
     };
     let spec = if problems.is_empty() {

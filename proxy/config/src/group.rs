@@ -1,10 +1,13 @@
 //! What a proxy group serves: one [`Shard`] per ConfigMap (key `config.json`), a name wholly in one shard.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::access::Access;
+use crate::{
+    access::Access,
+    funnel::{Funnel, Quota},
+};
 
 /// The key of the ConfigMap under which a shard's JSON stands.
 pub const CONFIG_KEY: &str = "config.json";
@@ -57,9 +60,9 @@ pub struct Name {
     pub node: NodeConfig,
     /// What is served on which port.
     pub listeners: Vec<Listener>,
-    /// Ports among them that the internet reaches too, through Funnel. They have to speak TLS.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub funnel: BTreeSet<u16>,
+    /// What the internet reaches of it; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub funnel: Option<Funnel>,
     /// Own certificates, looked up before the tailnet's. By SNI, exact or one `*.` label.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<OwnCertificate>,
@@ -206,9 +209,12 @@ pub struct Route {
     /// Capabilities to pass in `Tailscale-App-Capabilities` instead of the listener's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app_capabilities: Option<Vec<String>>,
-    /// Who gets in; absent: whoever the tailnet's policy lets reach the port.
+    /// Who gets in from the tailnet; absent: whoever its policy lets reach the port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
+    /// The internet reaches it too, on the ports and under the lock of [`Name::funnel`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub funnel: bool,
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
@@ -353,6 +359,9 @@ pub struct Limits {
     /// Largest request body in bytes; absent: no bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_bytes: Option<u64>,
+    /// For each user of the tailnet; a tagged node counts as one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_user: Option<Quota>,
 }
 
 /// Times of a route, in milliseconds.

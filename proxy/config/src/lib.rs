@@ -8,17 +8,20 @@
 //!
 //! - Every object carries `format`. A reader refuses a newer one and keeps what it had.
 //! - No secret, hash or auth key is in any of them: only names of Secrets with a `revision` that says
-//!   when to read again.
-//! - In objects that the operator writes, an unknown field is ignored and reported (rolling upgrades);
-//!   in files that people write it is refused.
+//!   when to read again. Hashes of keys ([`keys::Keys`]) stand in a Secret.
+//! - In objects that the operator writes, an unknown field is ignored and reported (rolling upgrades), except
+//!   where it might restrict what is open to the internet ([`funnel`]); in files that people write it is
+//!   refused.
 
 pub mod access;
 pub mod assignment;
 pub mod endpoints;
+pub mod funnel;
 #[doc(hidden)]
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod group;
+pub mod keys;
 pub mod names;
 pub mod parse;
 pub mod report;

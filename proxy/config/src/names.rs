@@ -55,6 +55,11 @@ pub fn certificate(group: &str, hostname: &str) -> String {
     format!("{group}-{hostname}-tls")
 }
 
+/// The Secret with the hashes of a device name's keys, [`crate::keys::KEYS_KEY`].
+pub fn keys(group: &str, hostname: &str) -> String {
+    format!("{group}-{hostname}-keys")
+}
+
 /// The Secret with the certificate issued for a service, by its name without `svc:`. No device name has a dot.
 pub fn service_certificate(group: &str, label: &str) -> String {
     format!("{group}-{label}.svc-tls")

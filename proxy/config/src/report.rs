@@ -1,6 +1,9 @@
 //! What a replica tells the operator: one object per replica (ConfigMap key `report.json`), written on change only.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -63,6 +66,9 @@ pub struct NameReport {
     /// Control offers certificates for the name.
     #[serde(default)]
     pub https_available: bool,
+    /// Ports that are open to the internet.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub funnel: BTreeSet<u16>,
 }
 
 /// One service on one replica.

@@ -10,7 +10,10 @@ mod web;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::json::{ServeConfig, TcpPortHandler, WebServerConfig};
-use crate::group::{Listener, Protocol, ProxyProtocol, Tcp};
+use crate::{
+    funnel,
+    group::{Listener, Protocol, ProxyProtocol, Tcp},
+};
 
 /// Stands for the name's own domain: in hosts of routes, and in texts and redirects, where the proxy replaces
 /// it.
@@ -45,9 +48,6 @@ pub enum ServeError {
     },
 }
 
-/// Funnel's edge accepts connections on these ports alone.
-const FUNNEL_PORTS: [u16; 3] = [443, 8443, 10_000];
-
 /// Reads a `serve.json`; an empty object serves nothing.
 ///
 /// # Errors
@@ -76,12 +76,12 @@ pub fn parse(json: &str) -> Result<Serve, ServeError> {
         let (tcp, web) = (service.tcp.unwrap_or_default(), service.web.unwrap_or_default());
         services.insert(name, self::listeners(&format!("{at}."), tcp, web, &mut warnings)?);
     }
-    let mut funnel: BTreeMap<u16, BTreeSet<String>> = BTreeMap::new();
+    let mut on_funnel: BTreeMap<u16, BTreeSet<String>> = BTreeMap::new();
     let allowed = config.allow_funnel.unwrap_or_default();
     for (key, _) in allowed.into_iter().filter(|(_, on)| *on) {
         let at = format!("AllowFunnel[{key:?}]");
         let (host, port) = web::host_port(&at, &key)?;
-        if !FUNNEL_PORTS.contains(&port) {
+        if !funnel::PORTS.contains(&port) {
             return Err(field(at, "Funnel has the ports 443, 8443 and 10000"));
         }
         match listeners.iter().find(|listener| listener.port == port) {
@@ -95,14 +95,14 @@ pub fn parse(json: &str) -> Result<Serve, ServeError> {
                 warnings.push(format!(
                     "{at}: everybody on the internet reaches what this port serves"
                 ));
-                funnel.entry(port).or_default().insert(host);
+                on_funnel.entry(port).or_default().insert(host);
             }
         }
     }
     Ok(Serve {
         listeners,
         services,
-        funnel,
+        funnel: on_funnel,
         warnings,
     })
 }

@@ -14,6 +14,7 @@ use postern_node::{
 };
 use postern_proxy_config::{
     group::{NodeConfig, SecretRef},
+    keys::{KEYS_KEY, Keys},
     names,
 };
 
@@ -124,6 +125,19 @@ impl Secrets for Kubernetes {
                 chain: value("tls.crt")?,
                 key: value("tls.key")?,
             })
+        })
+    }
+
+    fn keys<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<Keys, SecretError>> {
+        Box::pin(async move {
+            let name = || secret.name.clone();
+            let failed = |reason| SecretError::Read { name: name(), reason };
+            let json = self.value(&secret.name, KEYS_KEY).await.map_err(failed)?;
+            let json = json.ok_or_else(|| SecretError::Missing {
+                name: name(),
+                missing: KEYS_KEY,
+            })?;
+            Keys::parse(&json).map_err(failed)
         })
     }
 }

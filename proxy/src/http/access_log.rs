@@ -8,8 +8,11 @@ use std::{
 
 use http::{Method, StatusCode, Version};
 
-use super::body::Progress;
-use crate::metrics::{self, Metrics, NameLabel, RequestLabels};
+use super::{body::Progress, gate::Entered};
+use crate::{
+    limiter::Permit,
+    metrics::{self, Metrics, NameLabel, RequestLabels},
+};
 
 /// What will be logged and counted about a request.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ struct Fields {
     sni: Option<Arc<str>>,
     user_agent: String,
     client_id: String,
+    /// What the request uses up while it runs.
+    permits: Vec<Permit>,
     host: String,
     path: String,
     route: Arc<str>,
@@ -89,6 +94,7 @@ impl Record {
                 .map(|v| v.chars().take(256).collect())
                 .unwrap_or_default(),
             client_id: String::new(),
+            permits: Vec::new(),
             host: String::new(),
             path: String::new(),
             route: "".into(),
@@ -115,6 +121,16 @@ impl Record {
     /// Who it is from.
     pub fn identified(&mut self, client_id: String) {
         self.0.client_id = client_id;
+    }
+
+    /// It was let in, by a key perhaps.
+    pub fn entered(&mut self, entered: Entered) {
+        self.0.permits = entered.permits;
+        if let Some(key) = entered.key
+            && self.0.client_id.is_empty()
+        {
+            self.0.client_id = format!("key:{key}");
+        }
     }
 
     /// Where it goes.

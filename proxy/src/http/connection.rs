@@ -1,11 +1,14 @@
 //! What all requests of one connection have in common.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use super::{Caller, Site};
+use super::{Caller, Gate, Site};
 use crate::{
     certs::Resolver, drain::Drain, metrics::Metrics, route::Host, tailnet::Node, upstream::Upstreams,
 };
@@ -16,6 +19,8 @@ pub struct Connection {
     pub name: Arc<str>,
     /// The client.
     pub peer: SocketAddr,
+    /// What it is counted by: see [`crate::tailnet::Accepted::source`].
+    pub source: IpAddr,
     /// The address of ours that it reached.
     pub local: SocketAddr,
     /// It comes from the internet, through Funnel: its address says nothing about who it is.
@@ -24,6 +29,8 @@ pub struct Connection {
     pub tls: Option<Tls>,
     /// What is served; replaced when the configuration changes.
     pub site: Arc<ArcSwap<Site>>,
+    /// Keys and counts of the name.
+    pub gate: Arc<Gate>,
     /// For whois.
     pub node: Arc<dyn Node>,
     /// Backends.

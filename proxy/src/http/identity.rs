@@ -18,6 +18,7 @@ use super::q_encoding;
 #[derive(Debug)]
 pub struct Caller {
     addr: IpAddr,
+    subject: Arc<str>,
     tags: Vec<String>,
     groups: Vec<String>,
     caps: CapMap,
@@ -38,6 +39,7 @@ impl Caller {
         let Some(whois) = whois else {
             return Arc::new(Self {
                 addr,
+                subject: addr.to_string().into(),
                 tags: Vec::new(),
                 groups: Vec::new(),
                 caps: CapMap::new(),
@@ -52,8 +54,13 @@ impl Caller {
             picture_value: HeaderValue::from_bytes(whois.user.profile_pic_url.as_bytes())
                 .unwrap_or_else(|_| HeaderValue::from_static("")),
         });
+        let subject = match &user {
+            Some(user) => user.login.as_str(),
+            None => &whois.node.stable_id,
+        };
         Arc::new(Self {
             addr,
+            subject: subject.into(),
             tags: whois.node.tags.clone(),
             groups: whois.user.groups.clone(),
             caps: whois.caps,
@@ -67,6 +74,11 @@ impl Caller {
             Some(user) => user.login.clone(),
             None => self.tags.join(","),
         }
+    }
+
+    /// Whose requests count together: a user's of all devices, a tagged node's of its own.
+    pub fn subject(&self) -> Arc<str> {
+        self.subject.clone()
     }
 
     /// Whether a rule lets the caller in; no rule leaves it to the tailnet's policy.

@@ -19,6 +19,18 @@ pub enum Failure {
     /// The access rules don't let the caller in.
     #[error("access denied")]
     Denied,
+    /// No key, or one that is none.
+    #[error("a key is needed")]
+    Unauthorized {
+        /// A password would do, for which a browser can ask.
+        passwords: bool,
+    },
+    /// The caller's quota is used up.
+    #[error("too many requests")]
+    TooManyRequests {
+        /// Seconds until it makes sense to come again.
+        retry_after: u32,
+    },
     /// The body is larger than the route allows.
     #[error("the request body is too large")]
     BodyTooLarge,
@@ -49,6 +61,8 @@ impl Failure {
             },
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Denied => StatusCode::FORBIDDEN,
+            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -63,6 +77,8 @@ impl Failure {
             Self::Rejected(rejection) => rejection.label(),
             Self::NoRoute => "no_route",
             Self::Denied => "denied",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::TooManyRequests { .. } => "too_many_requests",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTimeout => "body_timeout",
             Self::Unavailable => "unavailable",
@@ -76,9 +92,13 @@ impl Failure {
     fn closes(self) -> bool {
         match self {
             Self::Rejected(_) | Self::BodyTooLarge | Self::BodyTimeout => true,
-            Self::NoRoute | Self::Denied | Self::Unavailable | Self::BadGateway | Self::GatewayTimeout => {
-                false
-            }
+            Self::NoRoute
+            | Self::Denied
+            | Self::Unauthorized { .. }
+            | Self::TooManyRequests { .. }
+            | Self::Unavailable
+            | Self::BadGateway
+            | Self::GatewayTimeout => false,
         }
     }
 
@@ -88,7 +108,8 @@ impl Failure {
             Self::Rejected(_) | Self::BodyTimeout => 13,
             Self::NoRoute => 12,
             Self::Denied => 7,
-            Self::BodyTooLarge => 8,
+            Self::Unauthorized { .. } => 16,
+            Self::TooManyRequests { .. } | Self::BodyTooLarge => 8,
             Self::Unavailable | Self::BadGateway => 14,
             Self::GatewayTimeout => 4,
         }
@@ -127,6 +148,16 @@ impl Failure {
         match self {
             Self::Unavailable => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            Self::TooManyRequests { retry_after } => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
+            }
+            Self::Unauthorized { passwords } => {
+                headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                if passwords {
+                    let basic = HeaderValue::from_static("Basic realm=\"Funnel\", charset=\"UTF-8\"");
+                    headers.append(header::WWW_AUTHENTICATE, basic);
+                }
             }
             Self::Rejected(Rejection::Method) => {
                 headers.insert(

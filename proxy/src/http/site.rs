@@ -1,10 +1,15 @@
 //! What one listener answers, and the answers that need no backend.
 
+use std::sync::Arc;
+
 use ahash::AHashSet;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header, request};
 use http_body_util::Full;
-use postern_proxy_config::group::{Backend, Identity};
+use postern_proxy_config::{
+    funnel::Funnel,
+    group::{Backend, Identity},
+};
 
 use super::guard::Admitted;
 use crate::route::{Host, Table};
@@ -18,6 +23,8 @@ pub struct Site {
     pub hosts: AHashSet<String>,
     /// What is done with requests.
     pub behaviour: Behaviour,
+    /// How the internet gets in.
+    pub funnel: Option<Arc<Funnel>>,
 }
 
 /// See [`Site`].

@@ -4,6 +4,7 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use postern_proxy_config::{
     access::Access,
+    funnel::Funnel,
     group::{Backend, ProxyProtocol, Timeouts},
 };
 use tokio::io::AsyncWriteExt;
@@ -23,8 +24,10 @@ pub struct Forward {
     pub backend: Backend,
     /// Whether the target is told the client's address.
     pub proxy_protocol: Option<ProxyProtocol>,
-    /// Who gets in.
+    /// Who gets in from the tailnet.
     pub access: Option<Access>,
+    /// How the internet gets in.
+    pub funnel: Option<Arc<Funnel>>,
 }
 
 pub(super) async fn forward(port: &Arc<Port>, forward: &Forward, accepted: Accepted) {
@@ -35,11 +38,17 @@ pub(super) async fn forward(port: &Arc<Port>, forward: &Forward, accepted: Accep
         funnel,
     } = accepted;
     let source = peer.ip().to_canonical();
-    let caller = match funnel {
-        Some(_) => Caller::new(source, None),
-        None => Caller::new(source, port.node.whois(source, local.ip().to_canonical())),
+    let admitted = match funnel {
+        Some(_) => forward
+            .funnel
+            .as_ref()
+            .is_some_and(|funnel| funnel.admits(source)),
+        None => {
+            let whois = port.node.whois(source, local.ip().to_canonical());
+            Caller::new(source, whois).may(forward.access.as_ref())
+        }
     };
-    if !caller.may(forward.access.as_ref()) {
+    if !admitted {
         tracing::debug!(name = &*port.name, client.addr = %source, "Connection not allowed");
         return;
     }

@@ -167,6 +167,7 @@ mod tests {
             },
             app_capabilities: None,
             access: None,
+            funnel: false,
             limits: Default::default(),
             timeouts: Default::default(),
         }

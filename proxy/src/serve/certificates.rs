@@ -30,13 +30,13 @@ pub(super) struct Certificates {
 }
 
 /// When something is tried (again).
-struct Due {
+pub(super) struct Due {
     at: Instant,
     failures: u32,
 }
 
 impl Due {
-    fn now() -> Self {
+    pub(super) fn now() -> Self {
         Self::after(Duration::ZERO)
     }
 
@@ -47,8 +47,16 @@ impl Due {
         }
     }
 
+    pub(super) fn has_come(&self) -> bool {
+        Instant::now() >= self.at
+    }
+
+    pub(super) async fn wait(&self) {
+        tokio::time::sleep_until(self.at).await;
+    }
+
     /// Backs off, at least as long as the other side asks.
-    fn failed(&mut self, last: Duration, asked: Option<Duration>) {
+    pub(super) fn failed(&mut self, last: Duration, asked: Option<Duration>) {
         let wait = FIRST_RETRY
             .saturating_mul(1 << self.failures.min(16))
             .min(last)
@@ -93,7 +101,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(600);
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LAST_RETRY: Duration = Duration::from_secs(600);
 /// Another replica may be done at any moment.
-const LAST_READ: Duration = Duration::from_secs(10);
+pub(super) const LAST_READ: Duration = Duration::from_secs(10);
 
 impl Certificates {
     pub(super) fn new(resolver: Arc<Resolver>) -> Self {

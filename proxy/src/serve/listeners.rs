@@ -8,12 +8,13 @@ use postern_node::service::ServiceName;
 
 use super::{
     Context,
-    funnel::{self, Refusals},
+    funnel::{self, Doors},
     plan::{self, Plan, Planned},
 };
 use crate::{
     certs::Resolver,
     drain::Drain,
+    http::Gate,
     listen::{Content, Port, ServerConfigs},
     tailnet::Node,
 };
@@ -35,14 +36,17 @@ pub(super) struct Listeners {
     node: Arc<dyn Node>,
     certificates: Arc<Resolver>,
     tls: ServerConfigs,
+    gate: Arc<Gate>,
     drain: Drain,
     open: BTreeMap<u16, Open>,
-    refusals: Refusals,
+    doors: Doors,
 }
 
 struct Open {
     content: Content,
     drain: Drain,
+    /// Ends what comes from the tailnet.
+    tailnet: Option<Drain>,
     /// Ends what comes from the internet.
     funnel: Option<Drain>,
 }
@@ -62,6 +66,7 @@ impl Listeners {
         context: Arc<Context>,
         node: Arc<dyn Node>,
         certificates: Arc<Resolver>,
+        gate: Arc<Gate>,
         drain: Drain,
     ) -> Result<Self, rustls::Error> {
         Ok(Self {
@@ -71,15 +76,16 @@ impl Listeners {
             context,
             node,
             certificates,
+            gate,
             drain,
             open: BTreeMap::new(),
-            refusals: Refusals::default(),
+            doors: Doors::default(),
         })
     }
 
-    /// Why ports can't be on Funnel, and when that changes.
-    pub(super) fn refusals(&self) -> &Refusals {
-        &self.refusals
+    /// Which ports are open to the internet, and when that changes.
+    pub(super) fn doors(&self) -> &Doors {
+        &self.doors
     }
 
     /// Makes the open ports those of the plan. Returns why a port could not be opened.
@@ -89,53 +95,92 @@ impl Listeners {
                 .get(&port)
                 .is_none_or(|planned| !same_kind(&open.content, planned))
         });
-        let mut failed = Ok(());
         for (port, planned) in &plan.listeners {
+            let content = content(planned, plan, names);
             if let Some(open) = self.open.get(port) {
-                swap(&open.content, planned, names);
-                continue;
-            }
-            if !names.tls_ready && matches!(planned, Planned::Https(_) | Planned::TlsTcp(_)) {
-                continue;
-            }
-            if let Err(error) = self.open(*port, content(planned, names)).await {
-                failed = Err(format!("listen on port {port}: {error}"));
+                swap(&open.content, content);
+            } else if names.tls_ready || !matches!(planned, Planned::Https(_) | Planned::TlsTcp(_)) {
+                let drain = self.drain.child();
+                own(&self.drain, &drain);
+                let open = Open {
+                    content,
+                    drain,
+                    tailnet: None,
+                    funnel: None,
+                };
+                self.open.insert(*port, open);
             }
         }
-        self.follow_funnel(plan);
+        let mut failed = Ok(());
+        let ports: Vec<u16> = self.open.keys().copied().collect();
+        for port in ports {
+            if let Err(error) = self.follow_tailnet(plan, port).await {
+                failed = Err(format!("listen on port {port}: {error}"));
+            }
+            self.follow_funnel(plan, port);
+        }
         failed
     }
 
-    /// Opens to the internet what the plan wants there, and closes what it doesn't; the tailnet's connections go on.
-    fn follow_funnel(&mut self, plan: &Plan) {
-        let ports: Vec<u16> = self.open.keys().copied().collect();
-        for port in ports {
-            let wanted = plan.funnel.contains(&port);
-            let Some(open) = self.open.get(&port) else {
-                continue;
-            };
-            match (wanted, &open.funnel) {
-                (true, None) => {
-                    let drain = open.drain.child();
-                    let serving = self.serving(open.content.clone(), drain.clone());
-                    let accepting = funnel::serve(serving, port, self.refusals.clone());
-                    own(&open.drain, &drain, accepting);
-                    if let Some(open) = self.open.get_mut(&port) {
-                        open.funnel = Some(drain);
-                    }
-                }
-                (false, Some(_)) => {
-                    let gone = self.open.get_mut(&port).and_then(|open| open.funnel.take());
-                    let deadline = self.context.drain_deadline;
-                    self.drain.tasks.spawn(async move {
-                        if let Some(drain) = gone {
-                            drain.finish_within(deadline).await;
-                        }
-                    });
-                }
-                _ => {}
+    /// Opens a port to the tailnet if the plan wants it there, else closes it.
+    async fn follow_tailnet(&mut self, plan: &Plan, port: u16) -> Result<(), postern_node::node::Error> {
+        let Some(open) = self.open.get(&port) else {
+            return Ok(());
+        };
+        match (plan.is_on_tailnet(port), &open.tailnet) {
+            (true, None) => {
+                let listener = match &self.place {
+                    Place::Node => self.node.listen(port)?,
+                    Place::Service(name) => self.node.listen_service(name, port).await?,
+                };
+                let drain = open.drain.child();
+                let serving = self.serving(open.content.clone(), drain.clone());
+                own(&open.drain, &drain);
+                drain.tasks.spawn(serving.serve(listener));
+                self.set(port, |open| &mut open.tailnet, drain);
             }
+            (false, Some(_)) => self.end(port, |open| &mut open.tailnet),
+            _ => {}
         }
+        Ok(())
+    }
+
+    /// The same for the internet. Neither concerns the other's connections.
+    fn follow_funnel(&mut self, plan: &Plan, port: u16) {
+        let Some(open) = self.open.get(&port) else {
+            return;
+        };
+        match (plan.is_on_funnel(port), &open.funnel) {
+            (true, None) => {
+                let drain = open.drain.child();
+                let serving = self.serving(open.content.clone(), drain.clone());
+                own(&open.drain, &drain);
+                drain
+                    .tasks
+                    .spawn(funnel::serve(serving, port, self.doors.clone()));
+                self.set(port, |open| &mut open.funnel, drain);
+            }
+            (false, Some(_)) => {
+                self.end(port, |open| &mut open.funnel);
+                self.doors.forget(port);
+            }
+            _ => {}
+        }
+    }
+
+    fn set(&mut self, port: u16, side: fn(&mut Open) -> &mut Option<Drain>, drain: Drain) {
+        if let Some(open) = self.open.get_mut(&port) {
+            *side(open) = Some(drain);
+        }
+    }
+
+    fn end(&mut self, port: u16, side: fn(&mut Open) -> &mut Option<Drain>) {
+        let Some(gone) = self.open.get_mut(&port).and_then(|open| side(open).take()) else {
+            return;
+        };
+        gone.start.cancel();
+        let deadline = self.context.drain_deadline;
+        (self.drain.tasks).spawn(async move { gone.finish_within(deadline).await });
     }
 
     /// Closes all ports; their connections drain.
@@ -152,26 +197,6 @@ impl Listeners {
         }
     }
 
-    async fn open(&mut self, port: u16, content: Content) -> Result<(), postern_node::node::Error> {
-        let listener = match &self.place {
-            Place::Node => self.node.listen(port)?,
-            Place::Service(name) => self.node.listen_service(name, port).await?,
-        };
-        let drain = self.drain.child();
-        let serving = self.serving(content.clone(), drain.clone());
-        own(&self.drain, &drain, serving.serve(listener));
-        let funnel = None;
-        self.open.insert(
-            port,
-            Open {
-                content,
-                drain,
-                funnel,
-            },
-        );
-        Ok(())
-    }
-
     fn serving(&self, content: Content, drain: Drain) -> Port {
         Port {
             name: self.key.clone(),
@@ -182,6 +207,7 @@ impl Listeners {
             upstreams: self.context.upstreams.clone(),
             metrics: self.context.metrics.clone(),
             limits: self.context.limits.clone(),
+            gate: self.gate.clone(),
             drain,
         }
     }
@@ -195,6 +221,8 @@ impl Listeners {
             .collect();
         for port in doomed {
             if let Some(open) = self.open.remove(&port) {
+                open.drain.start.cancel();
+                self.doors.forget(port);
                 let deadline = self.context.drain_deadline;
                 self.drain
                     .tasks
@@ -204,11 +232,10 @@ impl Listeners {
     }
 }
 
-/// The end of the whole waits for the part, and then for the part's connections.
-fn own(whole: &Drain, part: &Drain, accepting: impl Future<Output = ()> + Send + 'static) {
+/// The end of the whole waits for the part's.
+fn own(whole: &Drain, part: &Drain) {
     let part = part.clone();
     whole.tasks.spawn(async move {
-        part.tasks.spawn(accepting);
         part.start.cancelled().await;
         part.finish().await;
     });
@@ -224,10 +251,11 @@ fn same_kind(content: &Content, planned: &Planned) -> bool {
     )
 }
 
-fn content(planned: &Planned, names: &Names<'_>) -> Content {
+fn content(planned: &Planned, plan: &Plan, names: &Names<'_>) -> Content {
     let site = |protocol| {
         let own = names.own.iter().map(String::as_str);
-        Arc::new(ArcSwap::from_pointee(plan::site(protocol, names.fqdn, own)))
+        let site = plan::site(protocol, plan.funnel.clone(), names.fqdn, own);
+        Arc::new(ArcSwap::from_pointee(site))
     };
     match planned {
         Planned::Https(protocol) => Content::Https(site(protocol)),
@@ -237,8 +265,8 @@ fn content(planned: &Planned, names: &Names<'_>) -> Content {
     }
 }
 
-fn swap(open: &Content, planned: &Planned, names: &Names<'_>) {
-    match (open, content(planned, names)) {
+fn swap(open: &Content, new: Content) {
+    match (open, new) {
         (Content::Https(old), Content::Https(new)) | (Content::Http(old), Content::Http(new)) => {
             old.store(new.load_full());
         }

@@ -1,6 +1,6 @@
 //! The task of one tailnet name: its node, its certificates, its ports and its part of the report.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
 use postern_node::node::Status;
 use postern_proxy_config::{
@@ -12,12 +12,13 @@ use tokio::sync::watch;
 use super::{
     Context, Spec,
     certificates::{Certificates, Source, Wanted},
+    keys::LockKeys,
     listeners::{Listeners, Names, Place},
     node,
     plan::Plan,
     standing::{self, Issued},
 };
-use crate::{certs::Resolver, drain::Drain, tailnet::Node};
+use crate::{certs::Resolver, drain::Drain, http::Gate, tailnet::Node};
 
 /// See the module.
 pub(super) struct NameTask {
@@ -72,12 +73,14 @@ impl NameTask {
 
     async fn serve(&mut self, spec: Arc<Spec>, node: Arc<dyn Node>) -> ControlFlow<()> {
         let resolver = Arc::new(Resolver::default());
+        let gate = Arc::<Gate>::default();
         let listeners = Listeners::new(
             Place::Node,
             self.key.clone(),
             self.context.clone(),
             node.clone(),
             resolver.clone(),
+            gate.clone(),
             self.drain.child(),
         );
         let (Ok(listeners), mut status) = (listeners, node.status()) else {
@@ -87,12 +90,13 @@ impl NameTask {
             node: node.clone(),
             listeners,
             certificates: Certificates::new(resolver),
+            keys: LockKeys::new(gate),
             plan: None,
             spec,
             refused: String::new(),
         };
         session.plan(&self.context);
-        let mut refusals = session.listeners.refusals().changes();
+        let mut doors = session.listeners.doors().changes();
         let end = loop {
             let now = status.borrow_and_update().clone();
             let own = session.spec.name.certificates.clone();
@@ -123,7 +127,8 @@ impl NameTask {
                     session.certificates.look_again();
                 }
                 // The sender is the session's own.
-                _ = refusals.changed() => {}
+                _ = doors.changed() => {}
+                () = session.keys.progress() => {}
                 () = session.certificates.progress(&own) => {}
             }
         };
@@ -154,6 +159,7 @@ struct Session {
     node: Arc<dyn Node>,
     listeners: Listeners,
     certificates: Certificates,
+    keys: LockKeys,
     /// The newest good one, with its generation.
     plan: Option<(Plan, i64)>,
     spec: Arc<Spec>,
@@ -170,6 +176,7 @@ struct Settled {
     certificate_expires: Option<jiff::Timestamp>,
     certificate_error: String,
     https_available: bool,
+    funnel: BTreeSet<u16>,
 }
 
 impl Session {
@@ -199,6 +206,8 @@ impl Session {
     }
 
     fn pursue(&mut self, status: &Status, context: &Context) {
+        let lock = (self.plan.as_ref()).and_then(|(plan, _)| plan.funnel.as_ref()?.keys.as_ref());
+        self.keys.pursue(lock, &context.secrets);
         let Status::Running(identity) = status else { return };
         let domain = (self.needs_certificate()
             && self.spec.name.node.certificate.is_some()
@@ -239,7 +248,10 @@ impl Session {
                         Err(error) => problem = error,
                     }
                     if problem.is_empty() {
-                        problem = self.listeners.refusals().text();
+                        problem = self.listeners.doors().refusals();
+                    }
+                    if problem.is_empty() {
+                        self.keys.error().clone_into(&mut problem);
                     }
                 }
             }
@@ -260,6 +272,7 @@ impl Session {
             identity,
             certificate_expires: self.certificates.not_after(),
             certificate_error,
+            funnel: self.listeners.doors().open(),
         }
     }
 }
@@ -279,5 +292,6 @@ impl Settled {
         report.certificate_expires = self.certificate_expires;
         report.certificate_error.clone_from(&self.certificate_error);
         report.https_available = self.https_available;
+        report.funnel.clone_from(&self.funnel);
     }
 }

@@ -1,11 +1,9 @@
 //! A name's listeners, checked and ready to be put in place. Pure.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use postern_proxy_config::{
+    funnel::Funnel,
     group::{Backend, Identity, Listener, Name, Protocol, Route, Service, Tcp},
     serve::CERT_DOMAIN,
 };
@@ -20,8 +18,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Plan {
     pub(super) listeners: BTreeMap<u16, Planned>,
-    /// Those that the internet reaches too.
-    pub(super) funnel: BTreeSet<u16>,
+    /// How the internet gets in.
+    pub(super) funnel: Option<Arc<Funnel>>,
 }
 
 /// What a port will do.
@@ -48,6 +46,12 @@ pub enum PlanError {
     /// Nothing that the internet could reach.
     #[error("funnel: port {0} has no listener that speaks TLS, which Funnel needs")]
     Funnel(u16),
+    /// Nothing keeps strangers out, and nobody has said that this is meant.
+    #[error("funnel: it has neither keys nor sources; say unauthenticated where everybody may come in")]
+    Unlocked,
+    /// No key can be asked for.
+    #[error("funnel.keys: port {0} forwards bytes, which show no key; bound its sources instead")]
+    NoKeys(u16),
     /// Bytes can't go there.
     #[error("listeners[{0}].backend: bytes can only go to a service, an address or a unix socket")]
     Backend(usize),
@@ -59,7 +63,7 @@ impl Plan {
     /// # Errors
     /// Names the listener and the field.
     pub fn new(name: &Name) -> Result<Self, PlanError> {
-        Self::check(&name.listeners, &name.funnel)
+        Self::of(&name.listeners, name.funnel.clone().map(Arc::new))
     }
 
     /// The same for a Service, which is never on Funnel.
@@ -67,10 +71,10 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`].
     pub fn of_service(service: &Service) -> Result<Self, PlanError> {
-        Self::check(&service.listeners, &BTreeSet::new())
+        Self::of(&service.listeners, None)
     }
 
-    fn check(all: &[Listener], funnel: &BTreeSet<u16>) -> Result<Self, PlanError> {
+    fn of(all: &[Listener], funnel: Option<Arc<Funnel>>) -> Result<Self, PlanError> {
         let mut listeners = BTreeMap::new();
         for (index, Listener { port, protocol }) in all.iter().enumerate() {
             if *port == 0 && !matches!(protocol, Protocol::Tcp(_)) {
@@ -91,22 +95,29 @@ impl Plan {
                     Planned::Http(protocol.clone())
                 }
                 Protocol::RedirectToHttps { .. } => Planned::Http(protocol.clone()),
-                Protocol::Tcp(tcp) => Planned::Tcp(forward(index, tcp)?),
-                Protocol::TlsTerminatedTcp(tcp) => Planned::TlsTcp(forward(index, tcp)?),
+                Protocol::Tcp(tcp) => Planned::Tcp(forward(index, tcp, funnel.as_ref())?),
+                Protocol::TlsTerminatedTcp(tcp) => Planned::TlsTcp(forward(index, tcp, funnel.as_ref())?),
             };
             if listeners.insert(*port, planned).is_some() {
                 return Err(PlanError::Port(index, *port));
             }
         }
-        // The backend of plain TCP may speak TLS itself.
-        let may = |port: &u16| !matches!(listeners.get(port), None | Some(Planned::Http(_)));
-        if let Some(port) = funnel.iter().find(|port| !may(port)) {
-            return Err(PlanError::Funnel(*port));
+        if let Some(funnel) = &funnel {
+            check(funnel, &listeners)?;
         }
-        Ok(Self {
-            listeners,
-            funnel: funnel.clone(),
-        })
+        Ok(Self { listeners, funnel })
+    }
+
+    /// Whether the internet reaches a port.
+    pub(super) fn is_on_funnel(&self, port: u16) -> bool {
+        self.funnel
+            .as_ref()
+            .is_some_and(|funnel| funnel.ports.contains(&port))
+    }
+
+    /// Whether the tailnet does.
+    pub(super) fn is_on_tailnet(&self, port: u16) -> bool {
+        !(self.is_on_funnel(port) && self.funnel.as_ref().is_some_and(|funnel| funnel.only))
     }
 
     /// Whether any port needs a certificate.
@@ -117,8 +128,31 @@ impl Plan {
     }
 }
 
+/// Nothing comes to be on the internet by accident.
+fn check(funnel: &Funnel, listeners: &BTreeMap<u16, Planned>) -> Result<(), PlanError> {
+    if !funnel.is_locked() && !funnel.unauthenticated {
+        return Err(PlanError::Unlocked);
+    }
+    for port in &funnel.ports {
+        match listeners.get(port) {
+            None | Some(Planned::Http(_)) => return Err(PlanError::Funnel(*port)),
+            // The backend of plain TCP may speak TLS itself.
+            Some(Planned::Tcp(_) | Planned::TlsTcp(_)) if funnel.keys.is_some() => {
+                return Err(PlanError::NoKeys(*port));
+            }
+            Some(Planned::Https(_) | Planned::Tcp(_) | Planned::TlsTcp(_)) => {}
+        }
+    }
+    Ok(())
+}
+
 /// The content of an HTTP port for a name that is known as `fqdn` and by the hosts of own certificates.
-pub(super) fn site<'a>(protocol: &Protocol, fqdn: &'a str, own: impl Iterator<Item = &'a str>) -> Site {
+pub(super) fn site<'a>(
+    protocol: &Protocol,
+    funnel: Option<Arc<Funnel>>,
+    fqdn: &'a str,
+    own: impl Iterator<Item = &'a str>,
+) -> Site {
     let behaviour = match protocol {
         Protocol::Https(http) | Protocol::Http(http) => Behaviour::Routes {
             // The plan has compiled them already.
@@ -141,6 +175,7 @@ pub(super) fn site<'a>(protocol: &Protocol, fqdn: &'a str, own: impl Iterator<It
         fqdn: fqdn.to_ascii_lowercase(),
         hosts,
         behaviour,
+        funnel,
     }
 }
 
@@ -175,7 +210,7 @@ fn short(fqdn: &str) -> Option<String> {
     Some(label.to_ascii_lowercase())
 }
 
-fn forward(index: usize, tcp: &Tcp) -> Result<Arc<Forward>, PlanError> {
+fn forward(index: usize, tcp: &Tcp, funnel: Option<&Arc<Funnel>>) -> Result<Arc<Forward>, PlanError> {
     match tcp.backend {
         Backend::Text { .. } | Backend::Redirect { .. } | Backend::Files { .. } => {
             Err(PlanError::Backend(index))
@@ -187,6 +222,7 @@ fn forward(index: usize, tcp: &Tcp) -> Result<Arc<Forward>, PlanError> {
             backend: tcp.backend.clone(),
             proxy_protocol: tcp.proxy_protocol,
             access: tcp.access.clone(),
+            funnel: funnel.cloned(),
         })),
     }
 }

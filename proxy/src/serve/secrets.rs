@@ -7,7 +7,10 @@ use postern_node::{
     credential::Credential,
     state::{StateError, StateStore},
 };
-use postern_proxy_config::group::{NodeConfig, SecretRef};
+use postern_proxy_config::{
+    group::{NodeConfig, SecretRef},
+    keys::Keys,
+};
 
 /// Keeps nodes' state and hands out what was put there for us.
 pub trait Secrets: Send + Sync {
@@ -30,6 +33,8 @@ pub trait Secrets: Send + Sync {
     ) -> BoxFuture<'a, Result<Option<Credential>, SecretError>>;
     /// A certificate brought by the user.
     fn certificate<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<PemPair, SecretError>>;
+    /// The keys that open a name on Funnel.
+    fn keys<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<Keys, SecretError>>;
 }
 
 /// A certificate chain and its key, as text. Its `Debug` prints nothing.

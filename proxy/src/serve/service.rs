@@ -74,6 +74,7 @@ impl ServiceTask {
             self.context.clone(),
             self.node.clone(),
             resolver.clone(),
+            Arc::default(),
             self.drain.child(),
         );
         let Ok(listeners) = listeners else { return };

@@ -13,12 +13,16 @@ use postern_node::{
     credential::Credential,
     state::{DirStore, MemoryStore, StateError, StateStore},
 };
-use postern_proxy_config::group::{NodeConfig, SecretRef};
+use postern_proxy_config::{
+    group::{NodeConfig, SecretRef},
+    keys::Keys,
+};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use crate::serve::{PemPair, SecretError, Secrets};
 
-/// See the module. A certificate's "Secret" is a directory with `tls.crt` and `tls.key`.
+/// See the module. A certificate's "Secret" is a directory with `tls.crt` and `tls.key`; that of keys has the
+/// directories `bearer` and `basic`, or one of them, each with a file for each key as a mounted Secret has it.
 #[derive(Debug)]
 pub struct Directory {
     place: Place,
@@ -128,11 +132,54 @@ impl Secrets for Directory {
             })
         })
     }
+
+    fn keys<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<Keys, SecretError>> {
+        Box::pin(async move {
+            let of = async |what: &str| {
+                entries(&Path::new(&secret.name).join(what))
+                    .await
+                    .map_err(|e| SecretError::Read {
+                        name: secret.name.clone(),
+                        reason: format!("{what}: {e}"),
+                    })
+            };
+            let (bearer, basic) = (of("bearer").await?, of("basic").await?);
+            let (keys, errors) = Keys::new(&secret.name, shown(&bearer), shown(&basic));
+            for error in errors {
+                tracing::warn!(secret = secret.name, %error, "Key left out");
+            }
+            Ok(keys)
+        })
+    }
+}
+
+/// The files of a directory by their names, without those that Kubernetes' mounts keep for themselves; no
+/// directory has none.
+async fn entries(dir: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
+    let mut entries = BTreeMap::new();
+    let mut listed = match tokio::fs::read_dir(dir).await {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(entries),
+        Err(error) => return Err(error),
+    };
+    while let Some(entry) = listed.next_entry().await? {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with("..") && tokio::fs::metadata(entry.path()).await?.is_file() {
+            entries.insert(name, tokio::fs::read(entry.path()).await?);
+        }
+    }
+    Ok(entries)
+}
+
+fn shown(entries: &BTreeMap<String, Vec<u8>>) -> impl Iterator<Item = (&str, &[u8])> {
+    (entries.iter()).map(|(name, value)| (name.as_str(), value.as_slice()))
 }
 
 #[cfg(test)]
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
+
+    use postern_proxy_config::keys::Presented;
 
     use super::*;
 
@@ -151,5 +198,21 @@ mod tests {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o500)).unwrap();
         assert_eq!(usable(dir.path()).is_err(), uid != 0);
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn keys_are_the_files_of_a_mounted_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let bearer = dir.path().join("bearer");
+        fs::create_dir_all(bearer.join("..2026_01_01")).unwrap();
+        fs::write(bearer.join("ci"), "sk-0123456789abcdef\n").unwrap();
+        fs::write(bearer.join("short"), "x").unwrap();
+        let secret = SecretRef {
+            name: dir.path().display().to_string(),
+            revision: String::new(),
+        };
+        let keys = Directory::new(Place::Nowhere, None).keys(&secret).await.unwrap();
+        assert_eq!(keys.find(Presented::Bearer("sk-0123456789abcdef")), Some("ci"));
+        assert_eq!(format!("{keys:?}"), "1 keys and 0 passwords");
     }
 }

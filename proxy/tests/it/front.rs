@@ -36,6 +36,7 @@ use postern_proxy::{
 use postern_proxy_config::{
     FORMAT,
     group::{Name, NodeConfig, SecretRef, Shard},
+    keys::Keys,
     report::{NameReport, Phase, Report, ServiceReport, Stage},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -302,6 +303,7 @@ pub struct Nodes {
     pub whois: Arc<Mutex<Option<WhoIs>>>,
     pub generation: Arc<AtomicU64>,
     pub secrets: Mutex<BTreeMap<String, PemPair>>,
+    pub keys: Mutex<BTreeMap<String, Keys>>,
     pub status: watch::Sender<Status>,
     pub started: AtomicU64,
     pub certificates: Arc<AtomicU64>,
@@ -325,6 +327,7 @@ impl Nodes {
             whois: Arc::default(),
             generation: Arc::default(),
             secrets: Mutex::default(),
+            keys: Mutex::default(),
             status: watch::Sender::new(Status::Running(Identity {
                 stable_id: "nTEST".into(),
                 name: name.into(),
@@ -440,11 +443,20 @@ impl Secrets for Nodes {
                 .lock()
                 .get(&secret.name)
                 .cloned()
-                .ok_or_else(|| SecretError::Missing {
-                    name: secret.name.clone(),
-                    missing: "it",
-                })
+                .ok_or_else(|| missing(secret))
         })
+    }
+
+    fn keys<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<Keys, SecretError>> {
+        let keys = self.keys.lock().get(&secret.name).cloned();
+        Box::pin(async { keys.ok_or_else(|| missing(secret)) })
+    }
+}
+
+fn missing(secret: &SecretRef) -> SecretError {
+    SecretError::Missing {
+        name: secret.name.clone(),
+        missing: "it",
     }
 }
 

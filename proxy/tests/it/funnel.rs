@@ -11,12 +11,28 @@ use crate::{
     front::{FQDN, FUNNEL, Front, WAIT, self_signed},
 };
 
-/// The backend on both ports of the tailnet, one of them on Funnel.
+/// The backend on both ports of the tailnet, one of them on Funnel, for everybody.
 async fn on_funnel(front: &Front, backend: &Recorder) {
-    let fields = json!({"listeners": everything_to(&backend.backend()), "funnel": [443]});
-    front.set_app(fields, 1);
-    front.generation(1).await;
-    until(|| front.nodes.ports.lock().contains_key(&(443 + FUNNEL))).await;
+    front.set_app(json!({"listeners": public(backend), "funnel": open_to_all()}), 1);
+    opened(front, 1).await;
+}
+
+/// Everything to the backend, from the internet too.
+pub fn public(backend: &Recorder) -> Value {
+    let mut listeners = everything_to(&backend.backend());
+    listeners[1]["protocol"]["routes"][0]["funnel"] = json!(true);
+    listeners
+}
+
+pub fn open_to_all() -> Value {
+    json!({"ports": [443], "unauthenticated": true})
+}
+
+/// The generation is served, and its port is open to the internet.
+pub async fn opened(front: &Front, generation: i64) {
+    front
+        .report(|r| r.applied_generation == generation && r.funnel == [443].into())
+        .await;
 }
 
 async fn until(condition: impl Fn() -> bool) {
@@ -31,7 +47,7 @@ async fn until(condition: impl Fn() -> bool) {
 }
 
 /// A request over TLS with this SNI to this host; empty where there is no answer.
-async fn get(front: &Front, port: u16, sni: &str, host: &str, more: &str) -> String {
+pub async fn get(front: &Front, port: u16, sni: &str, host: &str, more: &str) -> String {
     let Ok(mut stream) = front.tls(port, sni, &["http/1.1"]).await else {
         return String::new();
     };
@@ -89,12 +105,11 @@ async fn the_internet_reaches_the_nodes_own_name_alone() {
     };
     front.nodes.secrets.lock().insert("shop".into(), pair);
     let fields = json!({
-        "listeners": everything_to(&backend.backend()), "funnel": [443],
+        "listeners": public(&backend), "funnel": open_to_all(),
         "certificates": [{"secret": {"name": "shop", "revision": "1"}}],
     });
     front.set_app(fields, 1);
-    front.generation(1).await;
-    until(|| front.nodes.ports.lock().contains_key(&(443 + FUNNEL))).await;
+    opened(&front, 1).await;
     assert!(
         get(&front, 443, "shop.example.com", "shop.example.com", "")
             .await
@@ -120,17 +135,81 @@ async fn the_internet_reaches_the_nodes_own_name_alone() {
 }
 
 #[tokio::test]
-async fn who_is_let_in_by_name_is_not_let_in_from_the_internet() {
+async fn nothing_is_on_the_internet_that_was_not_said_to_be() {
     let backend = Recorder::start().await;
     let front = Front::start();
-    front.nodes.user("alice@example.com", "Alice", "", &[]);
-    let mut listeners = everything_to(&backend.backend());
-    listeners[1]["protocol"]["routes"][0]["access"] = json!({"allow": [{"user": "alice@example.com"}]});
-    front.set_app(json!({ "listeners": listeners, "funnel": [443] }), 1);
+    let mut listeners = public(&backend);
+    let route = |path: &str, funnel: bool| json!({"path": {"type": "prefix", "value": path}, "backend": backend.backend(), "funnel": funnel});
+    listeners[1]["protocol"]["routes"] = json!([
+        route("/", false),
+        route("/models", true),
+        route("/models/admin", false),
+    ]);
+    front.set_app(json!({ "listeners": listeners, "funnel": open_to_all() }), 1);
+    opened(&front, 1).await;
+    for (path, tailnet, internet) in [
+        ("/", 200, 404),
+        ("/x", 200, 404),
+        ("/models", 200, 200),
+        ("/models/x", 200, 200),
+        // The more precise route is not public, and the one above it doesn't stand in for it.
+        ("/models/admin", 200, 404),
+        ("/models/admin/x", 200, 404),
+    ] {
+        let status = async |port| get_path(&front, port, path).await;
+        assert_eq!(status(443).await, tailnet, "{path}");
+        assert_eq!(status(443 + FUNNEL).await, internet, "{path}");
+    }
+}
+
+async fn get_path(front: &Front, port: u16, path: &str) -> u16 {
+    let mut stream = front.tls(port, FQDN, &["http/1.1"]).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {FQDN}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_lock_that_nobody_spoke_of_is_asked_for() {
+    let backend = Recorder::start().await;
+    let front = Front::start();
+    front.set_app(json!({"listeners": public(&backend)}), 1);
     front.generation(1).await;
-    until(|| front.nodes.ports.lock().contains_key(&(443 + FUNNEL))).await;
+    for (funnel, why) in [
+        (json!({"ports": [443]}), "unauthenticated"),
+        (json!({"ports": [8443], "unauthenticated": true}), "port 8443"),
+    ] {
+        front.set_app(json!({"listeners": public(&backend), "funnel": funnel}), 2);
+        let report = front.report(|r| r.reason.contains(why)).await;
+        assert_eq!(report.applied_generation, 1, "{}", report.reason);
+        assert!(report.funnel.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_port_can_be_on_funnel_alone() {
+    let backend = Recorder::start().await;
+    let front = Front::start();
+    let set = |only: bool, generation| {
+        let funnel = json!({"ports": [443], "unauthenticated": true, "only": only});
+        front.set_app(
+            json!({ "listeners": public(&backend), "funnel": funnel }),
+            generation,
+        );
+    };
+    set(true, 1);
+    opened(&front, 1).await;
+    assert!(!front.nodes.ports.lock().contains_key(&443));
+    assert!(get(&front, 443 + FUNNEL, FQDN, FQDN, "").await.contains(" 200 "));
+    set(false, 2);
+    opened(&front, 2).await;
     assert!(get(&front, 443, FQDN, FQDN, "").await.contains(" 200 "));
-    assert!(get(&front, 443 + FUNNEL, FQDN, FQDN, "").await.contains(" 403 "));
+    set(true, 3);
+    opened(&front, 3).await;
+    until(|| !front.nodes.ports.lock().contains_key(&443)).await;
+    assert!(get(&front, 443 + FUNNEL, FQDN, FQDN, "").await.contains(" 200 "));
 }
 
 #[tokio::test]
@@ -138,21 +217,23 @@ async fn funnel_follows_the_configuration_and_the_policy() {
     let backend = Recorder::start().await;
     let front = Front::start();
     *front.nodes.no_funnel.lock() = Some(FunnelError::NoAttribute);
-    let listeners = everything_to(&backend.backend());
+    let listeners = public(&backend);
     let set = |funnel: Value, generation| {
         front.set_app(json!({ "listeners": listeners, "funnel": funnel }), generation);
     };
-    set(json!([443]), 1);
+    set(open_to_all(), 1);
     // The tailnet is served, and the report says what the internet lacks.
     let report = front.report(|r| r.reason.contains("\"funnel\"")).await;
     assert_eq!(report.applied_generation, 1);
+    assert!(report.funnel.is_empty());
     assert!(get(&front, 443, FQDN, FQDN, "").await.contains(" 200 "));
     *front.nodes.no_funnel.lock() = None;
-    front.report(|r| r.reason.is_empty()).await;
+    let report = front.report(|r| r.funnel == [443].into()).await;
+    assert_eq!(report.reason, "");
     assert!(get(&front, 443 + FUNNEL, FQDN, FQDN, "").await.contains(" 200 "));
 
     let mut open = front.tls(443, FQDN, &["http/1.1"]).await.unwrap();
-    set(json!([]), 2);
+    set(Value::Null, 2);
     front.generation(2).await;
     until(|| !front.nodes.ports.lock().contains_key(&(443 + FUNNEL))).await;
     // The tailnet's connections outlive it.
@@ -162,7 +243,7 @@ async fn funnel_follows_the_configuration_and_the_policy() {
     open.read_to_string(&mut answer).await.unwrap();
     assert!(answer.contains(" 200 "), "{answer}");
 
-    set(json!([80]), 3);
+    set(json!({"ports": [80], "unauthenticated": true}), 3);
     let report = front.report(|r| r.reason.contains("port 80")).await;
     assert_eq!(report.applied_generation, 2, "{}", report.reason);
 }

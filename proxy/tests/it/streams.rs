@@ -24,10 +24,10 @@ use crate::{
     front::{FQDN, Front, WAIT},
 };
 
-type Frames = mpsc::Receiver<Result<Frame<Bytes>, std::io::Error>>;
+pub type Frames = mpsc::Receiver<Result<Frame<Bytes>, std::io::Error>>;
 
 /// Answers one request with the frames that the test sends.
-async fn producing(content_type: &'static str, frames: Frames) -> SocketAddr {
+pub async fn producing(content_type: &'static str, frames: Frames) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -49,7 +49,7 @@ async fn producing(content_type: &'static str, frames: Frames) -> SocketAddr {
     addr
 }
 
-fn data(text: &'static str) -> Result<Frame<Bytes>, std::io::Error> {
+pub fn data(text: &'static str) -> Result<Frame<Bytes>, std::io::Error> {
     Ok(Frame::data(Bytes::from_static(text.as_bytes())))
 }
 
@@ -174,6 +174,37 @@ async fn cancelled_after(the_head: bool) -> std::time::Duration {
         .await
         .expect("the backend learns that the client is gone");
     gone.elapsed()
+}
+
+/// Over HTTP/2 the client takes one stream back, and the connection goes on.
+#[tokio::test]
+async fn a_stream_that_is_taken_back_takes_the_upstream_with_it_at_once() {
+    let mut quickest = WAIT;
+    for _ in 0..5 {
+        let (frames, receiver) = mpsc::channel(1);
+        let addr = producing("application/x-ndjson", receiver).await;
+        let front = Front::serving(everything_to(&address(addr))).await;
+        let mut sender = front.h2::<Full<Bytes>>(443, FQDN).await;
+        let request = Request::get(format!("https://{FQDN}/"))
+            .body(Full::default())
+            .unwrap();
+        let asking = sender.send_request(request);
+        frames.send(data("{}\n")).await.unwrap();
+        let mut body = tokio::time::timeout(WAIT, asking)
+            .await
+            .unwrap()
+            .unwrap()
+            .into_body();
+        assert!(body.frame().await.unwrap().is_ok());
+        let gone = std::time::Instant::now();
+        drop(body);
+        tokio::time::timeout(WAIT, frames.closed())
+            .await
+            .expect("the backend learns that the stream is gone");
+        quickest = quickest.min(gone.elapsed());
+        assert!(!sender.is_closed());
+    }
+    assert!(quickest < std::time::Duration::from_millis(100), "{quickest:?}");
 }
 
 /// Takes one request and never answers; the frames' end is held until the request is dropped.

@@ -37,7 +37,7 @@ pub(super) fn role(
         (config.services.values()).filter_map(|service| Some(service.certificate.as_ref()?.name.clone())),
     );
     let mut read = BTreeSet::from([names::replica_link(group)]);
-    read.extend(inputs.own_certificates.iter().cloned());
+    read.extend(inputs.copies.iter().cloned());
 
     let mut watched: Vec<_> = (0..names::SHARDS)
         .map(|shard| names::shard(group, shard))

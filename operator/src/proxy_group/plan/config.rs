@@ -211,8 +211,7 @@ fn name(decided: &Decided, inputs: &Inputs) -> Option<(String, Name)> {
             certificate: accepted.certificate.clone().map(secret),
         },
         listeners,
-        // Funnel wants a lock, which no front end can say yet.
-        funnel: BTreeSet::new(),
+        funnel: accepted.funnel.clone(),
         certificates: accepted.certificates.clone(),
     };
     Some((key, name))

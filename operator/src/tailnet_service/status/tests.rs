@@ -17,6 +17,7 @@ fn accepted() -> Judgement {
             listeners: Vec::new(),
             certificate: None,
             certificates: Vec::new(),
+            funnel: None,
         }),
         unresolved: Vec::new(),
     }

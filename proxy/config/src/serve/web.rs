@@ -79,6 +79,7 @@ pub(super) fn http(hosts: Vec<Host>) -> Result<Http, ServeError> {
                 backend,
                 app_capabilities: Some(app_capabilities.into_iter().collect()),
                 access: None,
+                funnel: false,
                 limits: Limits::default(),
                 timeouts: Timeouts::default(),
             });
