@@ -10,6 +10,7 @@ mod definitions;
 mod examples;
 mod faults;
 mod first_light;
+mod funnel;
 mod headscale;
 mod identity;
 mod image;
@@ -32,6 +33,7 @@ fn tests() -> Vec<Test> {
     [
         first_light::TESTS,
         spoofing::TESTS,
+        funnel::TESTS,
         change::TESTS,
         rights::TESTS,
         definitions::TESTS,

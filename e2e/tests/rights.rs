@@ -84,6 +84,7 @@ fn matrix(space: &Space<'_>) -> Result<()> {
             false,
         ),
         (PROXY, "get", "secret", "other-name-node", NAMESPACE, false),
+        (PROXY, "get", "secret", "other-name-keys", NAMESPACE, false),
         (PROXY, "get", "configmap", "other-config-0", NAMESPACE, false),
         (
             PROXY,
@@ -150,7 +151,7 @@ fn matrix(space: &Space<'_>) -> Result<()> {
 }
 
 /// What `kubectl auth can-i` answers; it fails where the answer is no.
-fn can_i(
+pub(crate) fn can_i(
     space: &Space<'_>,
     account: &str,
     verb: &str,
