@@ -15,13 +15,15 @@ use super::{STATE_KEY, StateError, StateStore, StoreFuture, tailscaled};
 
 const LOCK: &str = ".lock";
 const TEMPORARY: &str = ".new-";
+/// While this file exists, all temporary ones are complete and take the place of the old ones.
+const COMMITTED: &str = ".committed";
 /// Where Go's `tailscaled` and `tsnet` keep certificates, in their state directory.
 const GO_CERTS: &str = "certs";
 
 /// State in a directory (0700) of files (0600), one per key; one process at a time.
 ///
 /// A file is replaced by renaming a complete, synced one over it, so after a crash the old or the new value
-/// is there. Of several values written at once some may then be old and some new.
+/// is there. Values that are written at once are all old or all new then.
 ///
 /// In a directory that Go's `tsnet` or `tailscaled` has used, its certificates are found too.
 #[derive(Debug)]
@@ -40,8 +42,10 @@ enum Step {
     Create,
     Write,
     Sync,
+    Commit,
     Rename,
     SyncDir,
+    Conclude,
 }
 
 impl DirStore {
@@ -58,7 +62,7 @@ impl DirStore {
         builder.recursive(true).mode(0o700);
         builder.create(&path).map_err(fail("create"))?;
         let lock = lock(&path)?;
-        remove_leftovers(&path).map_err(fail("read"))?;
+        recover(&path).map_err(fail("recover"))?;
         let lock = Mutex::new(lock);
         Ok(Self(Arc::new(Dir { path, lock })))
     }
@@ -123,36 +127,59 @@ impl Dir {
         step: &mut dyn FnMut(Step) -> io::Result<()>,
     ) -> Result<(), StateError> {
         let _one_writer = self.lock.lock();
-        let mut complete = Vec::new();
-        for (key, value) in values {
-            let path = self.file(key)?;
-            let temporary = self.path.join(format!("{TEMPORARY}{key}"));
-            let written = write_synced(&temporary, value, step);
-            complete.push((temporary, path.clone()));
-            if let Err(error) = written {
-                // Gives back what a full disk may need.
-                complete
-                    .iter()
-                    .for_each(|(temporary, _)| drop(fs::remove_file(temporary)));
-                return Err(io_error("write", &path)(error));
-            }
+        recover(&self.path).map_err(io_error("recover", &self.path))?;
+        let mut files = Vec::new();
+        let prepared = self.prepare(values, &mut files, step);
+        if prepared.is_err() {
+            // Gives back what a full disk may need.
+            drop(fs::remove_file(self.path.join(COMMITTED)));
+            files
+                .iter()
+                .for_each(|(temporary, _)| drop(fs::remove_file(temporary)));
+            return prepared;
         }
-        for (temporary, path) in &complete {
+        for (temporary, path) in &files {
             let renamed = step(Step::Rename).and_then(|()| fs::rename(temporary, path));
             renamed.map_err(io_error("write", path))?;
         }
-        let synced = step(Step::SyncDir).and_then(|()| File::open(&self.path)?.sync_all());
-        synced.map_err(io_error("write", &self.path))
+        let synced = step(Step::SyncDir).and_then(|()| sync_dir(&self.path));
+        let concluded = synced.and_then(|()| match files.len() {
+            0 | 1 => Ok(()),
+            _ => step(Step::Conclude).and_then(|()| conclude(&self.path)),
+        });
+        concluded.map_err(io_error("write", &self.path))
+    }
+
+    /// Writes the new values beside the old ones; `files` are the temporary names and the final ones.
+    fn prepare(
+        &self,
+        values: &BTreeMap<String, Vec<u8>>,
+        files: &mut Vec<(PathBuf, PathBuf)>,
+        step: &mut dyn FnMut(Step) -> io::Result<()>,
+    ) -> Result<(), StateError> {
+        for (key, value) in values {
+            let path = self.file(key)?;
+            let temporary = self.path.join(format!("{TEMPORARY}{key}"));
+            files.push((temporary.clone(), path.clone()));
+            write_synced(&temporary, value, step).map_err(io_error("write", &path))?;
+        }
+        if files.len() > 1 {
+            let committed = step(Step::Commit).and_then(|()| commit(&self.path));
+            committed.map_err(io_error("write", &self.path))?;
+        }
+        Ok(())
     }
 
     /// Removes what this store can have written, and what it can have taken over; other files stay.
     fn clear(&self) -> Result<(), StateError> {
         let _one_writer = self.lock.lock();
         let certs = self.path.join(GO_CERTS);
-        let cleared = remove_ours(&self.path).and_then(|()| match remove_ours(&certs) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            cleared => cleared,
-        });
+        let cleared = recover(&self.path)
+            .and_then(|()| remove_ours(&self.path))
+            .and_then(|()| match remove_ours(&certs) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                cleared => cleared,
+            });
         cleared.map_err(io_error("clear", &self.path))
     }
 }
@@ -164,7 +191,7 @@ fn remove_ours(dir: &Path) -> io::Result<()> {
             fs::remove_file(entry.path())?;
         }
     }
-    File::open(dir)?.sync_all()
+    sync_dir(dir)
 }
 
 fn is_ours(name: &str) -> bool {
@@ -217,19 +244,40 @@ fn lock(dir: &Path) -> Result<File, StateError> {
     Ok(file)
 }
 
-/// What a crash left half written.
-fn remove_leftovers(dir: &Path) -> io::Result<()> {
+/// From here on the temporary files count. Their names have to be on the disk before this one's is.
+fn commit(dir: &Path) -> io::Result<()> {
+    sync_dir(dir)?;
+    File::create(dir.join(COMMITTED))?.sync_all()?;
+    sync_dir(dir)
+}
+
+/// The next temporary files are incomplete again.
+fn conclude(dir: &Path) -> io::Result<()> {
+    fs::remove_file(dir.join(COMMITTED))?;
+    sync_dir(dir)
+}
+
+/// Ends what a crash has interrupted: complete values take their places, others were never written.
+fn recover(dir: &Path) -> io::Result<()> {
+    let complete = dir.join(COMMITTED).try_exists()?;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with(TEMPORARY))
-        {
-            fs::remove_file(entry.path())?;
+        let name = entry.file_name();
+        match name.to_str().and_then(|name| name.strip_prefix(TEMPORARY)) {
+            Some(key) if complete => fs::rename(entry.path(), dir.join(key))?,
+            Some(_) => fs::remove_file(entry.path())?,
+            None => {}
         }
     }
+    if complete {
+        sync_dir(dir)?;
+        conclude(dir)?;
+    }
     Ok(())
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> StateError + use<> {

@@ -2,8 +2,6 @@ use std::{os::unix::fs::PermissionsExt, process::Command};
 
 use super::*;
 
-const STEPS: [Step; 5] = [Step::Create, Step::Write, Step::Sync, Step::Rename, Step::SyncDir];
-
 fn values<const N: usize>(values: [(&str, &str); N]) -> BTreeMap<String, Vec<u8>> {
     values
         .map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec()))
@@ -37,35 +35,66 @@ async fn values_are_kept_where_nobody_else_can_read_them() {
     assert_eq!(mode(&path.join(LOCK)), 0o600);
 }
 
+/// Writes new values over old ones, dies before the `crash`th step, and starts again. Says what is there then.
+async fn crashed<const N: usize>(keys: [&str; N], crash: usize) -> (Option<Step>, Vec<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = DirStore::open(dir.path()).unwrap();
+    store.write(values(keys.map(|key| (key, "old")))).await.unwrap();
+    let (mut steps, mut killed) = (0, None);
+    // A panic in the step: nothing after it runs, no clean-up either.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = store.0.write(&values(keys.map(|key| (key, "new"))), &mut |step| {
+            if steps == crash {
+                killed = Some(step);
+                panic!("killed before {step:?}")
+            }
+            steps += 1;
+            Ok(())
+        });
+    }));
+    drop(store);
+
+    let store = DirStore::open(dir.path()).unwrap();
+    let mut found = Vec::new();
+    for key in keys {
+        found.extend(read(&store, key).await);
+    }
+    let files = fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(files, N + 1, "the lock and the values after {killed:?}");
+    store.write(values(keys.map(|key| (key, "newer")))).await.unwrap();
+    assert_eq!(read(&store, keys[N - 1]).await.as_deref(), Some("newer"));
+    (killed, found)
+}
+
 #[tokio::test]
 async fn a_crash_at_any_step_leaves_the_old_or_the_new_value() {
-    for crash in STEPS {
-        let dir = tempfile::tempdir().unwrap();
-        let store = DirStore::open(dir.path()).unwrap();
-        store.write(values([("state", "old")])).await.unwrap();
-        // A panic in the step: nothing after it runs, no clean-up either.
-        let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _ = store.0.write(&values([("state", "new")]), &mut |step| {
-                if step == crash {
-                    panic!("killed at {step:?}")
-                }
-                Ok(())
-            });
-        }));
-        assert!(died.is_err(), "{crash:?} is a step");
-        drop(store);
+    for crash in 0.. {
+        let (killed, found) = crashed(["state"], crash).await;
+        let expected = match killed {
+            Some(Step::SyncDir) | None => "new",
+            _ => "old",
+        };
+        assert_eq!(found, [expected], "{killed:?}");
+        if killed.is_none() {
+            assert_eq!(crash, 5, "all steps of one value");
+            return;
+        }
+    }
+}
 
-        let store = DirStore::open(dir.path()).unwrap();
-        let expected = if crash == Step::SyncDir { "new" } else { "old" };
-        assert_eq!(
-            read(&store, "state").await.as_deref(),
-            Some(expected),
-            "{crash:?}"
-        );
-        let leftovers = fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(leftovers, 2, "lock and state after {crash:?}");
-        store.write(values([("state", "newer")])).await.unwrap();
-        assert_eq!(read(&store, "state").await.as_deref(), Some("newer"));
+#[tokio::test]
+async fn a_crash_at_any_step_leaves_all_values_old_or_all_new() {
+    for crash in 0.. {
+        let (killed, found) = crashed(["x.crt", "x.key", "y.crt"], crash).await;
+        let expected = match killed {
+            Some(Step::Rename | Step::SyncDir | Step::Conclude) | None => "new",
+            _ => "old",
+        };
+        assert_eq!(found, [expected; 3], "{killed:?}, step {crash}");
+        if killed.is_none() {
+            assert_eq!(crash, 3 * 3 + 1 + 3 + 2, "all steps of three values");
+            return;
+        }
     }
 }
 
