@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 
 use crate::{
@@ -31,14 +30,16 @@ mod messages;
 mod netcheck;
 mod network;
 mod peer;
+mod peers;
 mod relays;
 mod score;
 
 pub use asked::AskToken;
 use asked::Asked;
-use messages::{DiscoPeer, Via};
+use messages::Via;
 use network::Network;
 use peer::{Peer, Want};
+use peers::Peers;
 use relays::Relays;
 
 /// What the engine has to do for the path selection.
@@ -129,8 +130,7 @@ pub struct Magicsock {
     config: MagicsockConfig,
     disco: DiscoPublic,
     map: Arc<DerpMap>,
-    peers: AHashMap<NodePublic, Peer>,
-    discos: AHashMap<DiscoPublic, DiscoPeer>,
+    peers: Peers,
     /// The next deadline of each peer that has one.
     timers: BTreeSet<(Instant, NodePublic)>,
     relays: Relays,
@@ -148,8 +148,7 @@ impl Magicsock {
         Self {
             disco: config.disco.public(),
             map: Arc::default(),
-            peers: AHashMap::new(),
-            discos: AHashMap::new(),
+            peers: Peers::default(),
             timers: BTreeSet::new(),
             relays: Relays::default(),
             network: Network::new(&config),
@@ -163,36 +162,15 @@ impl Magicsock {
 
     /// Takes over peers, their disco keys, endpoints and regions, and the DERP map.
     pub fn set_netmap(&mut self, now: Instant, netmap: &Netmap) {
-        self.set_peers(now, netmap.peers.values().map(AsRef::as_ref));
+        self.set_peers(now, netmap.peers.values().cloned());
         self.set_map(now, &netmap.derp);
     }
 
-    fn set_peers<'a>(&mut self, now: Instant, nodes: impl Iterator<Item = &'a Node>) {
-        let mut present = AHashSet::new();
-        let mut old_discos = std::mem::take(&mut self.discos);
-        for node in nodes {
-            present.insert(node.key);
-            let peer = self
-                .peers
-                .entry(node.key)
-                .or_insert_with(|| Peer::new(node.key, now));
-            peer.update(node);
-            if let Some(disco) = node.disco {
-                let entry = self.discos.entry(disco).or_insert_with(|| DiscoPeer {
-                    nodes: Vec::new(),
-                    shared: old_discos.remove(&disco).and_then(|old| old.shared),
-                });
-                entry.nodes.push(node.key);
-            }
-        }
-        self.peers.retain(|key, _| present.contains(key));
-        self.timers.retain(|(_, key)| present.contains(key));
-        let touched: Vec<_> = self
-            .peers
-            .values()
-            .filter(|p| p.is_in_use())
-            .map(|p| p.key)
-            .collect();
+    fn set_peers(&mut self, now: Instant, nodes: impl Iterator<Item = Arc<Node>>) {
+        self.peers.set(nodes);
+        self.timers.retain(|(_, key)| self.peers.contains(key));
+        let in_use = self.peers.all_used().filter(|peer| peer.is_in_use());
+        let touched: Vec<_> = in_use.map(|peer| peer.key).collect();
         for key in touched {
             self.settle(now, &key);
         }
@@ -213,9 +191,7 @@ impl Magicsock {
     /// The addresses of this machine's interfaces, read now and then by the engine.
     pub fn set_interfaces(&mut self, now: Instant, addrs: &[IpAddr]) {
         if self.network.set_interfaces(now, addrs) {
-            for peer in self.peers.values_mut() {
-                peer.distrust(now);
-            }
+            self.peers.all_used().for_each(|peer| peer.distrust(now));
         }
         self.advance(now);
     }
@@ -256,7 +232,7 @@ impl Magicsock {
     /// Either way the region is remembered as the way back to `from`.
     pub fn on_derp(&mut self, now: Instant, region: RegionId, from: NodePublic, packet: &[u8]) -> bool {
         let route = self.relays.on_packet(now, region);
-        if let (Some(peer), Some(_)) = (self.peers.get_mut(&from), route) {
+        if let (Some(peer), Some(_)) = (self.peers.get_mut(now, &from), route) {
             peer.reply = route;
         }
         let Some(sender) = disco::sender(packet) else {
@@ -268,7 +244,7 @@ impl Magicsock {
 
     /// The relay says that `peer` isn't connected there (any more).
     pub fn on_peer_gone(&mut self, now: Instant, region: RegionId, peer: NodePublic) {
-        if let Some(gone) = self.peers.get_mut(&peer)
+        if let Some(gone) = self.peers.get_mut(now, &peer)
             && gone.reply.is_some_and(|route| route.region() == region)
         {
             gone.reply = None;
@@ -289,7 +265,8 @@ impl Magicsock {
     /// WireGuard has accepted an authenticated packet from this address: it belongs to `peer`.
     pub fn on_wireguard(&mut self, now: Instant, peer: NodePublic, from: SocketAddr) {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        let Some(sender) = self.peers.get_mut(&peer).filter(|_| !self.config.derp_only) else {
+        let sender = self.peers.get_mut(now, &peer);
+        let Some(sender) = sender.filter(|_| !self.config.derp_only) else {
             return;
         };
         sender.on_wireguard(now, from, &mut self.wants);
@@ -300,7 +277,7 @@ impl Magicsock {
 
     /// Where a packet for `peer` goes now. Counts as activity: may start pings (see [`Self::poll_output`]).
     pub fn route(&mut self, now: Instant, peer: &NodePublic) -> Route {
-        let Some(state) = self.peers.get_mut(peer) else {
+        let Some(state) = self.peers.get_mut(now, peer) else {
             return Route::default();
         };
         let mut route = Route::default();
@@ -328,14 +305,16 @@ impl Magicsock {
 
     /// How `peer` is reached, without counting as activity.
     pub fn path(&self, now: Instant, peer: &NodePublic) -> Path {
-        self.peers
-            .get(peer)
-            .map_or(Path::None, |peer| self.path_of(now, peer))
+        if let Some(used) = self.peers.used(peer) {
+            return self.path_of(now, used);
+        }
+        let unused = self.peers.unused(now, peer);
+        unused.map_or(Path::None, |peer| self.path_of(now, &peer))
     }
 
     /// When something was routed to `peer` last.
     pub fn last_send(&self, peer: &NodePublic) -> Option<Instant> {
-        self.peers.get(peer)?.last_send()
+        self.peers.used(peer)?.last_send()
     }
 
     fn path_of(&self, now: Instant, peer: &Peer) -> Path {
@@ -370,7 +349,7 @@ impl Magicsock {
     pub fn on_timeout(&mut self, now: Instant) {
         while let Some(&(at, key)) = self.timers.first().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, key));
-            if let Some(peer) = self.peers.get_mut(&key) {
+            if let Some(peer) = self.peers.get_mut(now, &key) {
                 peer.filed = None;
                 peer.on_timeout(now, &mut self.wants);
                 self.settle(now, &key);
@@ -422,9 +401,9 @@ impl Magicsock {
     }
 
     fn file(&mut self, now: Instant, key: &NodePublic) {
-        let Some(peer) = self.peers.get(key) else { return };
+        let Some(peer) = self.peers.used(key) else { return };
         let path = self.path_of(now, peer);
-        let Some(peer) = self.peers.get_mut(key) else {
+        let Some(peer) = self.peers.get_mut(now, key) else {
             return;
         };
         let direct = |path| matches!(path, Path::Direct(_));

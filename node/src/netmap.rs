@@ -32,6 +32,7 @@ mod index;
 mod merge;
 mod names;
 mod services;
+mod shared;
 mod whois;
 
 pub use merge::{MergeError, Merger};
@@ -124,7 +125,7 @@ pub struct Node {
 
 /// What the data plane has no use for. Kept where [`crate::node::Config::keep_details`] says so: a big
 /// tailnet's hostinfos are many bytes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Details {
     /// What the machine says about itself, as the JSON object that control sent.
     pub hostinfo: Option<Box<str>>,

@@ -32,7 +32,7 @@ impl Magicsock {
     pub fn ask(&mut self, now: Instant, key: &NodePublic, token: AskToken) -> bool {
         self.asked
             .retain(|asked| now.saturating_duration_since(asked.at) < TIMEOUT);
-        let Some(peer) = self.peers.get(key) else {
+        let Some(peer) = self.peers.get_mut(now, key) else {
             return false;
         };
         let mut ways = Vec::new();

@@ -10,26 +10,12 @@ use bytes::Bytes;
 use super::{Magicsock, Output, random, region_of};
 use crate::{
     derp_map::RegionId,
-    disco::{Message, SharedKey, TxId},
-    key::{DiscoPrivate, DiscoPublic, NodePublic},
+    disco::{Message, TxId},
+    key::{DiscoPublic, NodePublic},
 };
 
 /// The address by which Go's nodes name a relay region (as the port) in disco messages.
 const DERP_MAGIC_IP: Ipv4Addr = Ipv4Addr::new(127, 3, 3, 40);
-
-/// Who uses a disco key; a machine that is logged in twice uses one for two nodes.
-#[derive(Debug, Default)]
-pub(super) struct DiscoPeer {
-    pub(super) nodes: Vec<NodePublic>,
-    /// Made when it is first needed, which for most peers of a large tailnet is never.
-    pub(super) shared: Option<SharedKey>,
-}
-
-impl DiscoPeer {
-    fn shared(&mut self, ours: &DiscoPrivate, theirs: &DiscoPublic) -> &SharedKey {
-        self.shared.get_or_insert_with(|| SharedKey::new(ours, theirs))
-    }
-}
 
 /// How a disco message came.
 #[derive(Debug, Clone, Copy)]
@@ -41,38 +27,40 @@ pub(super) enum Via {
 impl Magicsock {
     pub(super) fn on_disco(&mut self, now: Instant, via: Via, sender: DiscoPublic, packet: &[u8]) {
         // Who isn't in the netmap gets no answer and no cryptography.
-        let Some(entry) = self.discos.get_mut(&sender) else {
+        let nodes = self.peers.with_disco(&sender);
+        if nodes.is_empty() {
             return tracing::trace!(%sender, ?via, "Dropped a disco message of an unknown sender");
-        };
-        let Some(message) = entry.shared(&self.config.disco, &sender).open(packet) else {
+        }
+        let Some(message) = self.peers.shared(&self.config.disco, sender).open(packet) else {
             return;
         };
         match (message, via) {
             (Message::Ping { tx, node, .. }, _) => {
                 let claimed = match via {
-                    Via::Derp(_, from) => entry.nodes.iter().find(|key| **key == from),
+                    Via::Derp(_, from) => nodes.iter().find(|key| **key == from),
                     Via::Udp(_) => {
-                        let claimed = entry.nodes.iter().find(|key| Some(**key) == node);
-                        claimed.or_else(|| entry.nodes.first())
+                        let claimed = nodes.iter().find(|key| Some(**key) == node);
+                        claimed.or_else(|| nodes.first())
                     }
                 };
-                if let Some(key) = claimed.copied() {
-                    self.on_ping(now, &key, via, tx);
+                if let Some(key) = claimed {
+                    self.on_ping(now, key, via, tx);
                 }
             }
             (Message::Pong { tx, .. }, _) => {
-                let nodes = entry.nodes.clone();
                 if self.on_asked_pong(&nodes, via, tx) || matches!(via, Via::Derp(..)) {
                     return;
                 }
                 for key in nodes {
-                    if self.peers.get_mut(&key).is_some_and(|peer| peer.on_pong(now, tx)) {
+                    let peer = self.peers.get_mut(now, &key);
+                    if peer.is_some_and(|peer| peer.on_pong(now, tx)) {
                         return self.settle(now, &key);
                     }
                 }
             }
-            (Message::CallMeMaybe(addrs), Via::Derp(_, from)) if entry.nodes.contains(&from) => {
-                if let Some(peer) = self.peers.get_mut(&from).filter(|_| !self.config.derp_only) {
+            (Message::CallMeMaybe(addrs), Via::Derp(_, from)) if nodes.contains(&from) => {
+                let peer = self.peers.get_mut(now, &from);
+                if let Some(peer) = peer.filter(|_| !self.config.derp_only) {
                     peer.on_call_me_maybe(now, &addrs, &mut self.wants);
                     self.settle(now, &from);
                 }
@@ -83,7 +71,7 @@ impl Magicsock {
     }
 
     fn on_ping(&mut self, now: Instant, key: &NodePublic, via: Via, tx: TxId) {
-        let Some(peer) = self.peers.get_mut(key) else {
+        let Some(peer) = self.peers.get_mut(now, key) else {
             return;
         };
         let (from, src) = match via {
@@ -107,10 +95,8 @@ impl Magicsock {
     /// Tells a peer through a relay where to ping us.
     pub(super) fn call(&mut self, now: Instant, key: &NodePublic) {
         let addrs: Vec<_> = self.network.endpoints().iter().map(|e| e.addr).collect();
-        let region = self
-            .peers
-            .get(key)
-            .and_then(|peer| region_of(&self.relays, &self.map, peer));
+        let peer = self.peers.used(key);
+        let region = peer.and_then(|peer| region_of(&self.relays, &self.map, peer));
         let Some(region) = region.filter(|_| !addrs.is_empty()) else {
             return;
         };
@@ -123,8 +109,8 @@ impl Magicsock {
     }
 
     pub(super) fn seal(&mut self, to: &NodePublic, message: &Message) -> Option<Bytes> {
-        let disco = self.peers.get(to)?.disco?;
-        let shared = self.discos.get_mut(&disco)?.shared(&self.config.disco, &disco);
+        let disco = self.peers.disco(to)?;
+        let shared = self.peers.shared(&self.config.disco, disco);
         Some(shared.seal(&self.disco, random()?, message))
     }
 }

@@ -87,8 +87,12 @@ fn a_peer_that_control_gives_no_address_for_is_found_by_call_me_maybe() {
     server.endpoints.clear();
     client.endpoints.clear();
     let now = sim.now;
-    sim.hosts[0].sock.set_peers(now, [&client].into_iter());
-    sim.hosts[1].sock.set_peers(now, [&server].into_iter());
+    sim.hosts[0]
+        .sock
+        .set_peers(now, [Arc::new(client.clone())].into_iter());
+    sim.hosts[1]
+        .sock
+        .set_peers(now, [Arc::new(server.clone())].into_iter());
     sim.talk(0, 1, secs(1));
     assert!(sim.is_direct(1, 0) && sim.is_direct(0, 1));
 }
@@ -190,7 +194,9 @@ fn a_better_path_is_taken_within_a_minute() {
     let mut peer = node(&sim.hosts[1]);
     peer.endpoints = vec![slow];
     let now = sim.now;
-    sim.hosts[0].sock.set_peers(now, [&peer].into_iter());
+    sim.hosts[0]
+        .sock
+        .set_peers(now, [Arc::new(peer.clone())].into_iter());
     let fast = sim.hosts[1].addr;
     sim.hosts[1].addr = slow;
     sim.udp_latency.insert(slow.ip(), millis(40));
@@ -199,7 +205,7 @@ fn a_better_path_is_taken_within_a_minute() {
 
     peer.endpoints = vec![slow, fast];
     let now = sim.now;
-    sim.hosts[0].sock.set_peers(now, [&peer].into_iter());
+    sim.hosts[0].sock.set_peers(now, [Arc::new(peer)].into_iter());
     sim.drain(0);
     // From now on it is at both.
     let key = sim.hosts[1].key;
@@ -222,7 +228,9 @@ fn a_new_disco_key_ends_what_was_known() {
     let mut peer = node(&sim.hosts[1]);
     peer.disco = Some(DiscoPrivate::from_bytes([77; 32]).public());
     let now = sim.now;
-    sim.hosts[0].sock.set_peers(now, [&peer].into_iter());
+    sim.hosts[0]
+        .sock
+        .set_peers(now, [Arc::new(peer.clone())].into_iter());
     assert_eq!(sim.path(0, 1), Path::Derp(1));
     sim.hosts[0].sock.set_peers(now, std::iter::empty());
     assert_eq!(sim.path(0, 1), Path::None);
@@ -265,7 +273,7 @@ fn a_wireguard_only_peer_is_where_its_packets_come_from() {
     (peer.disco, peer.home_derp) = (None, None);
     let now = sim.now;
     let sock = &mut sim.hosts[0].sock;
-    sock.set_peers(now, [&peer].into_iter());
+    sock.set_peers(now, [Arc::new(peer.clone())].into_iter());
     let route = |addr| Route {
         udp: Some(addr),
         derp: None,
@@ -289,7 +297,9 @@ fn two_nodes_of_one_machine_are_told_apart() {
     let mut second = first.clone();
     second.key = NodePublic::from_bytes([250; 32]);
     let now = sim.now;
-    sim.hosts[0].sock.set_peers(now, [&first, &second].into_iter());
+    sim.hosts[0]
+        .sock
+        .set_peers(now, [first.clone(), second.clone()].map(Arc::new).into_iter());
     sim.hosts[1].sock.set_node_key(second.key);
     sim.hosts[1].key = second.key;
     sim.send(1, 0);

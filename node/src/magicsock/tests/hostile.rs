@@ -70,7 +70,7 @@ fn a_flood_of_pings_is_answered_at_a_bounded_rate_with_bounded_state() {
     }
     // 20 pongs and 5 pings a second after a burst of 64 and 32.
     assert!((100..=230).contains(&answers), "{answers}");
-    let size = sim.hosts[0].sock.peers[&sim.hosts[1].key].size();
+    let size = sim.hosts[0].sock.peers.used(&sim.hosts[1].key).unwrap().size();
     assert!(size <= 250, "{size}");
     assert!(sim.hosts[0].sock.timers.len() <= 1);
 }
@@ -101,7 +101,7 @@ fn call_me_maybe_does_not_make_us_a_weapon() {
         pings += outputs(&mut sim.hosts[0].sock).len();
     }
     assert!(pings <= 32, "{pings}");
-    assert!(sim.hosts[0].sock.peers[&key].size() <= 150);
+    assert!(sim.hosts[0].sock.peers.used(&key).unwrap().size() <= 150);
 }
 
 #[test]

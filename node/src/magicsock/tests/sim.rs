@@ -162,7 +162,11 @@ impl Sim {
     pub(super) fn introduce(&mut self) {
         let nodes: Vec<Node> = self.hosts.iter().map(node).collect();
         for i in 0..self.hosts.len() {
-            let peers = nodes.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, n)| n);
+            let peers = nodes
+                .iter()
+                .enumerate()
+                .filter(|(j, _)| *j != i)
+                .map(|(_, n)| Arc::new(n.clone()));
             let now = self.now;
             self.hosts[i].sock.set_peers(now, peers);
             self.drain(i);

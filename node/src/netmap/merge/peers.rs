@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::PeerDelta;
 use crate::{
-    netmap::{Node, NodeId, index::Index},
+    netmap::{Node, NodeId, index::Index, shared::share},
     tailcfg,
 };
 
@@ -106,14 +106,14 @@ impl Merge<'_> {
             delta
                 .all
                 .into_iter()
-                .for_each(|node| self.put(Arc::new(node.into())));
+                .for_each(|node| self.put(share(node.into())));
             return;
         }
         delta.removed.into_iter().for_each(|id| self.remove(id));
         delta
             .changed
             .into_iter()
-            .for_each(|node| self.put(Arc::new(node.into())));
+            .for_each(|node| self.put(share(node.into())));
         for (id, online) in delta.online {
             self.edit(id, |node| node.online = Some(online));
         }
@@ -126,7 +126,7 @@ impl Merge<'_> {
         if let Some(peer) = self.peers.get(&id) {
             let mut node = Node::clone(&peer.told);
             edit(&mut node);
-            self.put(Arc::new(node));
+            self.put(share(node));
         }
     }
 
@@ -198,7 +198,7 @@ fn has_ended(node: &Node, now: Timestamp) -> bool {
 }
 
 fn cut_off(node: &Node) -> Arc<Node> {
-    Arc::new(Node {
+    share(Node {
         expired: true,
         endpoints: Vec::new(),
         home_derp: None,
