@@ -390,7 +390,7 @@ pub trait C2n: Send + Sync + 'static {
     }
     /// `GET /vip-services`: JSON body of `C2NVIPServicesResponse`.
     fn vip_services(&self) -> String {
-        r#"{"VIPServices":[],"ServicesHash":""}"#.to_owned()
+        r#"{"ServicesHash":""}"#.to_owned()
     }
     /// `GET /tls-cert-status?domain=`: JSON body of `C2NTLSCertInfo`.
     fn tls_cert_status(&self, _domain: &str) -> String {

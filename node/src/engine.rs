@@ -312,12 +312,16 @@ impl Engine {
         }
         let unreachable = || io::Error::from(io::ErrorKind::HostUnreachable);
         let view = self.shared.view.load_full().ok_or_else(unreachable)?;
-        let node = view.peer_for(to.ip()).ok_or_else(unreachable)?;
-        let node = view.peer(&node.key).ok_or_else(unreachable)?;
+        let peer = if view.is_own(to.ip()) || view.service(to.ip()).is_some() {
+            self.shared.peers.ourselves(&view.netmap.self_node)
+        } else {
+            let node = view.peer_for(to.ip()).ok_or_else(unreachable)?;
+            let node = view.peer(&node.key).ok_or_else(unreachable)?;
+            self.shared.peers.peer(&node)
+        };
         let from = view.source_for(to.ip()).ok_or_else(unreachable)?;
-        let peer = self.shared.peers.peer(&node);
         let now = self.shared.now();
-        let open = self.shared.count_flow().ok_or(io::ErrorKind::OutOfMemory)?;
+        let open = self.shared.count_flow(&peer).ok_or(io::ErrorKind::OutOfMemory)?;
         let seed = getrandom::u64()?;
         let mut flows = self.shared.flows.lock();
         let key = (0..64)

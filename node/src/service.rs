@@ -239,7 +239,11 @@ impl Services {
     pub(crate) fn c2n(&self) -> String {
         let list = list(&self.hosted.lock());
         let hash = hash(&list);
-        let answer = format!(r#"{{"VIPServices":{list},"ServicesHash":"{hash}"}}"#);
+        let answer = match list.as_str() {
+            // As Go, which leaves out a list that is empty.
+            NONE => r#"{"ServicesHash":""}"#.to_owned(),
+            _ => format!(r#"{{"VIPServices":{list},"ServicesHash":"{hash}"}}"#),
+        };
         self.told.send_replace(hash);
         answer
     }
@@ -328,9 +332,12 @@ fn ranges(ports: &BTreeSet<u16>) -> Vec<String> {
     ranges.into_iter().map(text).collect()
 }
 
+/// The list without services.
+const NONE: &str = "[]";
+
 /// Opaque to control, as long as it changes with the list; Go's is over the list with a line feed.
 fn hash(list: &str) -> String {
-    if list == "[]" {
+    if list == NONE {
         return String::new();
     }
     let hash = digest::digest(&digest::SHA256, format!("{list}\n").as_bytes());
@@ -350,7 +357,7 @@ mod tests {
         let local = watch::Sender::new(LocalState::default());
         let services = Services::new(local.clone());
         let hash = || local.borrow().services_hash.clone();
-        assert_eq!(services.c2n(), r#"{"VIPServices":[],"ServicesHash":""}"#);
+        assert_eq!(services.c2n(), r#"{"ServicesHash":""}"#);
 
         let web: Vec<_> = [443, 80, 82, 81]
             .map(|port| services.host(name("svc:web"), port))

@@ -193,8 +193,14 @@ impl Peers {
         let mut live = self.live.write();
         let peer = live
             .entry(node.key)
-            .or_insert_with(|| Arc::new(Peer::new(node.clone(), self.tunnel(identity, &node.key))));
+            .or_insert_with(|| Arc::new(Peer::new(node.clone(), self.tunnel(identity, &node.key), false)));
         peer.clone()
+    }
+
+    /// This node as a peer of its own, for connections to itself. There is never a session with it.
+    pub(crate) fn ourselves(&self, node: &Arc<Node>) -> Arc<Peer> {
+        let tunnel = self.tunnel(&self.identity.read(), &node.key);
+        Arc::new(Peer::new(node.clone(), tunnel, true))
     }
 
     fn tunnel(&self, identity: &Identity, peer: &NodePublic) -> Tunn {
@@ -335,3 +341,6 @@ impl From<WireGuardError> for Rejected {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -460,7 +460,7 @@ async fn questions_are_answered_once() {
     let c2n: Call = lab.server.path("/c2n/3").await;
     let text = String::from_utf8(c2n.raw.to_vec()).unwrap();
     assert!(
-        text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with(r#""ServicesHash":""}"#),
+        text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\"ServicesHash\":\"\"}\n"),
         "{text}"
     );
     c2n.answer(200, "");

@@ -59,8 +59,8 @@ pub(super) struct Conn {
     active: i64,
     tx_limit: usize,
     full_since: i64,
-    /// Counts against the bound of connections until it has ended.
-    open: Option<Guard>,
+    /// Counts against the bounds of connections until it has ended.
+    open: Option<[Guard; 2]>,
 }
 
 /// Where a connection stands in its life.
@@ -139,7 +139,7 @@ impl Flow {
 }
 
 impl Conn {
-    pub(super) fn new(tcp: Tcp, stage: Stage, open: Guard, now: Instant) -> Self {
+    pub(super) fn new(tcp: Tcp, stage: Stage, open: [Guard; 2], now: Instant) -> Self {
         Self {
             tx_limit: TX_LIMIT_MIN,
             tcp,

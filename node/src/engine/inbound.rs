@@ -116,6 +116,16 @@ impl Inbox {
         }
     }
 
+    /// Takes a packet that we sent to ourselves.
+    pub(super) fn own_packet(&mut self, now: Instant, ourselves: &Arc<Peer>, packet: &[u8]) {
+        let Some(view) = self.shared.view.load_full() else {
+            return;
+        };
+        if let Err(reason) = self.packet(now, &view, ourselves, packet) {
+            self.shared.stats.count_drop(reason);
+        }
+    }
+
     fn wireguard(&mut self, now: Instant, origin: Origin, datagram: &[u8]) -> Result<(), DropReason> {
         // Until the first netmap nobody is known.
         let view = self.shared.view.load_full().ok_or(DropReason::UnknownPeer)?;
@@ -211,7 +221,7 @@ impl Inbox {
             self.ingress(now, &flow, packet);
             return Ok(());
         }
-        if !peer.may_send_from(header.src) {
+        if !peer.is_self() && !peer.may_send_from(header.src) {
             return Err(DropReason::SourceNotAllowed);
         }
         let ours = view.is_own(header.dst) || view.service(header.dst).is_some();
@@ -249,7 +259,7 @@ impl Inbox {
             fragment: false,
             jailed: false,
         };
-        view.admit(&peer.node(), &inbound, self.shared.local.borrow().peer_api)?;
+        self.admit(view, peer, &inbound)?;
         if !segment.is_opening() {
             return self.refuse(now, peer, &key, segment, packet);
         }
@@ -280,7 +290,7 @@ impl Inbox {
                 Guard::take(&peer.half_open, MAX_HALF_OPEN_PER_PEER)?,
                 Guard::take(&self.shared.half_open, MAX_HALF_OPEN)?,
             ];
-            let open = self.shared.count_flow()?;
+            let open = self.shared.count_flow(peer)?;
             let seed = getrandom::u64().ok()?;
             let share = Share::new(peer.memory.clone(), self.shared.memory.clone());
             let tcp = Tcp::listening(&key, share, now, seed)?;
@@ -310,7 +320,7 @@ impl Inbox {
             fragment: false,
             jailed: false,
         };
-        view.admit(&peer.node(), &inbound, self.shared.local.borrow().peer_api)?;
+        self.admit(view, peer, &inbound)?;
         self.shared.packets.deliver(datagram)
     }
 
@@ -348,7 +358,7 @@ impl Inbox {
                     fragment: false,
                     jailed: false,
                 };
-                view.admit(&peer.node(), &inbound, peer_api)?;
+                self.admit(view, peer, &inbound)?;
                 if let Some(token) = echo::answered(header, packet) {
                     self.shared.pings.answered(&peer.key, &token, Path::None, 0);
                     return Ok(());
@@ -360,6 +370,14 @@ impl Inbox {
         self.shared
             .send(peer, vec![reply.ok_or(DropReason::Unsupported)?]);
         Ok(())
+    }
+
+    /// The packet filter lets it in. What we send to ourselves isn't its business.
+    fn admit(&self, view: &View, peer: &Peer, packet: &Inbound) -> Result<(), DropReason> {
+        if peer.is_self() {
+            return Ok(());
+        }
+        view.admit(&peer.node(), packet, self.shared.local.borrow().peer_api)
     }
 
     fn flow(&self, key: &FlowKey, peer: &Peer) -> Option<Arc<Flow>> {

@@ -44,6 +44,8 @@ use crate::{
 
 /// Connections of one node at a time. An idle one holds about a KiB.
 const MAX_FLOWS: usize = 16_384;
+/// One peer may not take what the others need.
+pub(super) const MAX_FLOWS_PER_PEER: usize = MAX_FLOWS / 4 * 3;
 /// Bytes that the buffers of all connections of a node may hold.
 const MEMORY: usize = 128 << 20;
 /// Packets that wait for the engine to hand them to a relay.
@@ -84,6 +86,8 @@ pub(super) struct Mail {
     pub(super) dirty: Vec<Arc<Flow>>,
     /// New entries for the timer wheel.
     pub(super) timers: Vec<(u64, Arc<Flow>)>,
+    /// Packets of connections to ourselves; TCP's windows bound them.
+    pub(super) own: Vec<(Arc<Peer>, BytesMut)>,
     /// The node logged in with this key.
     pub(super) node_key: Option<NodePrivate>,
 }
@@ -122,9 +126,12 @@ impl Shared {
         })
     }
 
-    /// One more connection; `None` when there are too many.
-    pub(super) fn count_flow(&self) -> Option<Guard> {
-        Guard::take(&self.open_flows, MAX_FLOWS)
+    /// One more connection; `None` when there are too many, in all or of this peer.
+    pub(super) fn count_flow(&self, peer: &Peer) -> Option<[Guard; 2]> {
+        Some([
+            Guard::take(&peer.open_flows, MAX_FLOWS_PER_PEER)?,
+            Guard::take(&self.open_flows, MAX_FLOWS)?,
+        ])
     }
 
     /// The time as the TCP machine counts it.
@@ -152,6 +159,11 @@ impl Shared {
     pub(super) fn send(&self, peer: &Arc<Peer>, packets: Vec<BytesMut>) {
         if packets.is_empty() {
             return;
+        }
+        if peer.is_self() {
+            let own = packets.into_iter().map(|packet| (peer.clone(), packet));
+            self.mail.lock().own.extend(own);
+            return self.wake_engine();
         }
         let mut sealed = Vec::with_capacity(packets.len());
         self.peers.seal(peer, packets, &mut sealed);

@@ -153,6 +153,9 @@ impl Task {
         for (at, flow) in self.mail.timers.drain(..) {
             self.wheel.insert(at, flow);
         }
+        for (peer, packet) in self.mail.own.drain(..) {
+            self.inbox.own_packet(now, &peer, &packet);
+        }
         for flow in std::mem::take(&mut self.mail.dirty) {
             flow.dirty.store(false, Release);
             self.poll_flow(&flow, now);

@@ -8,6 +8,7 @@ use super::*;
 
 mod flows;
 mod funnel;
+mod hostile;
 mod lab;
 mod paths;
 mod policy;

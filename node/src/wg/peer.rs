@@ -24,10 +24,14 @@ pub(crate) struct Peer {
     pub(crate) key: NodePublic,
     /// TCP connections of this peer that are not established yet.
     pub(crate) half_open: Arc<AtomicUsize>,
+    /// Its TCP connections.
+    pub(crate) open_flows: Arc<AtomicUsize>,
     /// What the buffers of its TCP connections may hold.
     pub(crate) memory: Arc<Pool>,
     pub(super) session: Mutex<Session>,
     node: ArcSwap<Node>,
+    /// It is this very node: packets for it go nowhere.
+    is_self: bool,
     active: AtomicBool,
     seen: Mutex<Seen>,
 }
@@ -50,10 +54,12 @@ pub(crate) struct Seen {
 }
 
 impl Peer {
-    pub(super) fn new(node: Arc<Node>, tunn: Tunn) -> Self {
+    pub(super) fn new(node: Arc<Node>, tunn: Tunn, is_self: bool) -> Self {
         Self {
             key: node.key,
+            is_self,
             half_open: Arc::default(),
+            open_flows: Arc::default(),
             memory: Pool::new(MEMORY),
             session: Mutex::new(Session {
                 tunn,
@@ -69,6 +75,11 @@ impl Peer {
     /// The netmap's node.
     pub(crate) fn node(&self) -> Arc<Node> {
         self.node.load_full()
+    }
+
+    /// It is this very node.
+    pub(crate) fn is_self(&self) -> bool {
+        self.is_self
     }
 
     /// Whether WireGuard accepts packets with this inner source from the peer.

@@ -32,7 +32,7 @@ impl Task {
         self.shared.kill_flows(|flow| {
             let ours = flow.key.local.ip();
             !(flow.to_service || view.is_own(ours) || self.shared.listeners.has_address(ours))
-                || !flow.peer.may_send_from(flow.key.remote.ip())
+                || !(flow.peer.is_self() || flow.peer.may_send_from(flow.key.remote.ip()))
                 || gone.iter().any(|peer| Arc::ptr_eq(peer, &flow.peer))
         });
     }

@@ -165,3 +165,75 @@ async fn a_new_node_key_is_a_new_peer() {
     let dialled = a.engine.dial(b.addr(PORT)).await.unwrap();
     assert_eq!(dialled.peer_key(), key.public());
 }
+
+/// How long WireGuard is given new keys all the time while streams go on.
+const REKEYING: Duration = Duration::from_secs(120);
+
+#[tokio::test]
+async fn two_minutes_of_new_keys_loss_and_reordering_end_no_stream() {
+    let mut tasks = JoinSet::new();
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut held: Option<(u8, Vec<u8>)> = None;
+    let (a, b) = pair_through(
+        move |datagram| {
+            let late = held
+                .take_if(|(left, _)| {
+                    *left -= 1;
+                    *left == 0
+                })
+                .map(|(_, datagram)| datagram);
+            match random.u8(..100) {
+                0 | 1 => late.into_iter().collect(),
+                // Some others overtake it.
+                2..5 if held.is_none() => {
+                    held = Some((random.u8(1..6), datagram));
+                    late.into_iter().collect()
+                }
+                _ => [datagram].into_iter().chain(late).collect(),
+            }
+        },
+        &mut tasks,
+    )
+    .await;
+    serve_echo(&b, &mut tasks);
+    let start = tokio::time::Instant::now();
+    let mut streams = JoinSet::new();
+    for number in 0..4_u8 {
+        let mut stream = a.engine.dial(b.addr(PORT)).await.unwrap();
+        streams.spawn(async move {
+            let (mut rounds, mut answer) = (0_u64, vec![0; 20_000]);
+            while start.elapsed() < REKEYING {
+                let size = 1 + (rounds as usize * 997) % answer.len();
+                let question = vec![number ^ rounds as u8; size];
+                stream.write_all(&question).await.unwrap();
+                stream.flush().await.unwrap();
+                stream.read_exact(&mut answer[..size]).await.unwrap();
+                assert_eq!(answer[..size], question);
+                rounds += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            rounds
+        });
+    }
+    // Each side wants new keys each second, where WireGuard does every two minutes; often both do at once.
+    let mut handshakes = 0;
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    while start.elapsed() < REKEYING {
+        every.tick().await;
+        for (side, other) in [(&a, &b), (&b, &a)] {
+            let peer = side.engine.shared.peers.live_peer(&other.key.public()).unwrap();
+            if let Some(initiation) = side.engine.shared.peers.initiate(&peer) {
+                side.engine.shared.send_sealed(&peer, &[initiation]);
+                handshakes += 1;
+            }
+        }
+    }
+    let rounds = streams.join_all().await;
+    println!("{handshakes} handshakes began while the streams did {rounds:?} rounds");
+    assert!(handshakes > 60 && rounds.iter().all(|rounds| *rounds > 100));
+    assert_eq!(
+        a.engine.stats().flows.load(Relaxed),
+        4,
+        "no stream was opened again"
+    );
+}

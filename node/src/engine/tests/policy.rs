@@ -16,7 +16,7 @@ async fn assert_dropped(a: &Side, b: &Side, to: SocketAddr, reason: DropReason) 
 }
 
 /// A segment as a peer that makes up its own packets would send it.
-fn forge(from: SocketAddr, to: SocketAddr, control: TcpControl, seq: i32) -> BytesMut {
+pub(super) fn forge(from: SocketAddr, to: SocketAddr, control: TcpControl, seq: i32) -> BytesMut {
     let (IpAddr::V4(src), IpAddr::V4(dst)) = (from.ip(), to.ip()) else {
         panic!("IPv4 only")
     };
@@ -55,7 +55,7 @@ fn forge(from: SocketAddr, to: SocketAddr, control: TcpControl, seq: i32) -> Byt
 }
 
 impl Side {
-    fn inject(&self, to: &Self, packet: BytesMut) {
+    pub(super) fn inject(&self, to: &Self, packet: BytesMut) {
         let view = self.engine.shared.view.load_full().unwrap();
         let node = view.peer(&to.key.public()).unwrap();
         let peer = self.engine.shared.peers.peer(&node);

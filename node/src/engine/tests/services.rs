@@ -68,6 +68,28 @@ async fn a_service_is_hosted_once_control_says_so_and_on_its_own_ports() {
 }
 
 #[tokio::test]
+async fn a_host_reaches_its_own_service_and_itself() {
+    let (_a, b) = pair().await;
+    b.may_host(true).await;
+    let mut service = b.engine.listen_service("svc:x", PORT).unwrap();
+    let mut own = b.engine.listen(None, PORT).unwrap();
+    for to in [vip(PORT), b.addr(PORT), b.addr_v6(PORT)] {
+        let listener = if to == vip(PORT) { &mut service } else { &mut own };
+        let dialled = b.engine.dial(to).await.unwrap();
+        let accepted = listener.accept().await.unwrap();
+        assert_eq!((accepted.local_addr(), dialled.peer_addr()), (to, to));
+        assert_eq!(accepted.peer_addr(), dialled.local_addr());
+        assert_eq!(accepted.peer_key(), b.key.public());
+        // A new netmap ends nothing, and nothing leaves for a peer, whatever the filter says.
+        b.hear(json!({"PacketFilter": []})).await;
+        tokio::join!(echo(accepted), assert_echo(dialled, 1 << 20));
+    }
+    let refused = b.engine.dial(b.addr(81)).await.unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    within(|| b.engine.open_flows() == 0).await;
+}
+
+#[tokio::test]
 async fn datagrams_go_both_ways_and_only_where_they_may() {
     let (a, b) = pair().await;
     let server = b.engine.bind_udp(b.addr(53)).unwrap();
