@@ -13,6 +13,7 @@ use postern_node::{
     node::{Config, Identity, Node, Status},
     state::{MemoryStore, StateStore},
 };
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -29,8 +30,7 @@ pub const SOON: Duration = Duration::from_secs(30);
 
 pub const CONTROL: &str = "http://127.0.0.1:9911";
 const ADMIN: &str = "127.0.0.1:9912";
-/// Where the internet reaches Funnel.
-pub const EDGE: &str = "127.0.0.1:9985";
+const DIRECTORY: &str = "https://127.0.0.1:14000/dir";
 const CLIENTS: &str = "127.0.0.1:9920";
 
 pub struct Lab {
@@ -154,17 +154,21 @@ impl Lab {
         pid
     }
 
-    /// Funnel's edge, a Go node: who connects to [`EDGE`] is brought to the node that TLS names.
-    pub async fn start_edge(&mut self) -> u32 {
-        let dir = self.path("edge");
+    /// Funnel's edge, a Go node: who connects to this port of 127.0.0.1 is brought to the same port of the node that
+    /// TLS names.
+    pub async fn start_edge(&mut self, port: u16) -> u32 {
+        let name = format!("edge-{port}");
+        let dir = self.path(&name);
         let arguments = [
             "edge",
             "-hostname",
-            "edge",
+            &name,
             "-authkey",
             "tskey-auth-carol",
             "-listen",
-            EDGE,
+            &format!("127.0.0.1:{port}"),
+            "-target-port",
+            &port.to_string(),
             "-dir",
             dir.to_str().unwrap(),
         ];
@@ -204,7 +208,7 @@ impl Lab {
         let variables = [
             ("TS_AUTHKEY", key),
             ("TS_CONTROL_URL", CONTROL),
-            ("TS_DEBUG_ACME_DIRECTORY_URL", "https://127.0.0.1:14000/dir"),
+            ("TS_DEBUG_ACME_DIRECTORY_URL", DIRECTORY),
         ];
         self.start(program, arguments, &variables)
     }
@@ -300,6 +304,16 @@ impl Lab {
             serde_json::from_str(&body).unwrap()
         } else {
             Value::Null
+        }
+    }
+
+    /// For a node that trusts the authority, too, and has its certificates from there.
+    pub fn secure_config(&self, hostname: &str, credential: &str) -> Config {
+        let trusted = CertificateDer::pem_file_iter(self.path("trust.pem")).unwrap();
+        Config {
+            extra_roots: trusted.map(Result::unwrap).collect(),
+            acme_directory: DIRECTORY.to_owned(),
+            ..self.config(hostname, Some(credential))
         }
     }
 
