@@ -1,25 +1,18 @@
 //! Accepting: connections of one port, their bounds, TLS, and what is spoken then.
 
+mod http1;
 mod limits;
 mod stall;
 mod tcp;
 mod tls;
 
 use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use ::http::{HeaderValue, header};
 use arc_swap::ArcSwap;
-use hyper::{
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use postern_proxy_config::funnel::{Funnel, Quota};
@@ -88,8 +81,6 @@ pub struct Port {
 
 /// From the first byte to the end of the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Also how long an idle HTTP/1 connection is kept; browsers open a new one without a word.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A client that takes nothing for so long is gone or attacks.
 const WRITE_STALL: Duration = Duration::from_secs(120);
 
@@ -149,6 +140,7 @@ impl Port {
             .map(Some)
     }
 
+    /// Its stages are boxed: one that waits takes no room for those that are over or don't come.
     async fn connection(self: &Arc<Self>, accepted: Accepted) {
         match &self.content {
             Content::Http(site) => {
@@ -156,7 +148,8 @@ impl Port {
                 self.http1(accepted.stream, connection).await;
             }
             Content::Https(site) => {
-                let Some((accepted, sni, http2)) = self.handshake(&self.tls.http, accepted).await else {
+                let handshake = Box::pin(self.handshake(&self.tls.http, accepted));
+                let Some((accepted, sni, http2)) = handshake.await else {
                     return;
                 };
                 let tls = Tls {
@@ -165,19 +158,20 @@ impl Port {
                 };
                 let connection = self.http(&accepted, site, Some(tls));
                 if http2 {
-                    self.http2(accepted.stream, connection).await;
+                    Box::pin(self.http2(accepted.stream, connection)).await;
                 } else {
                     self.http1(accepted.stream, connection).await;
                 }
             }
             Content::Tcp(forward) => {
                 let forward = forward.load_full();
-                tcp::forward(self, &forward, accepted).await;
+                Box::pin(tcp::forward(self, &forward, accepted)).await;
             }
             Content::TlsTcp(forward) => {
-                if let Some((accepted, _, _)) = self.handshake(&self.tls.bytes, accepted).await {
+                let handshake = Box::pin(self.handshake(&self.tls.bytes, accepted));
+                if let Some((accepted, _, _)) = handshake.await {
                     let forward = forward.load_full();
-                    tcp::forward(self, &forward, accepted).await;
+                    Box::pin(tcp::forward(self, &forward, accepted)).await;
                 }
             }
         }
@@ -237,52 +231,6 @@ impl Port {
         }
         accepted.stream = Box::new(stream);
         Some((accepted, sni, http2))
-    }
-
-    async fn http1(&self, stream: Stream, connection: Arc<Connection>) {
-        let mut builder = http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(64 * 1024)
-            .max_header_size(32 * 1024)
-            .max_headers(100);
-        let used = Arc::new(AtomicBool::new(false));
-        let using = used.clone();
-        let service = service_fn(move |request| {
-            using.store(true, Relaxed);
-            let connection = connection.clone();
-            async move {
-                let mut response = http::handle(connection.clone(), request).await?;
-                if connection.drain.is_leaving() {
-                    let close = || HeaderValue::from_static("close");
-                    response
-                        .headers_mut()
-                        .entry(header::CONNECTION)
-                        .or_insert_with(close);
-                }
-                Ok::<_, Infallible>(response)
-            }
-        });
-        let io = TokioIo::new(Stalling::new(stream, WRITE_STALL));
-        let serving = builder.serve_connection(io, service).with_upgrades();
-        let mut serving = std::pin::pin!(serving);
-        let leaving = async {
-            self.drain.leaving().await;
-            if !used.load(Relaxed) {
-                // Its one request is on its way.
-                self.drain.start.cancelled().await;
-            }
-        };
-        let result = tokio::select! {
-            biased;
-            () = leaving => {
-                serving.as_mut().graceful_shutdown();
-                serving.await
-            }
-            result = serving.as_mut() => result,
-        };
-        self.ended(result);
     }
 
     async fn http2(&self, stream: Stream, connection: Arc<Connection>) {

@@ -11,6 +11,7 @@ mod drain;
 mod front;
 mod funnel;
 mod headers;
+mod idle;
 mod locks;
 mod serve_json;
 mod services;
