@@ -37,6 +37,9 @@
 //!
 //! The folder `examples/` has a program for each of them.
 
+#[doc(hidden)]
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod cert;
 pub mod control;
 pub mod credential;

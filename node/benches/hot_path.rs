@@ -1,0 +1,213 @@
+//! The hot path in pieces: how long each takes (by divan), and then how many instructions (by valgrind), which don't
+//! depend on what else the machine does. `cargo bench -p postern-node`
+
+#![expect(clippy::print_stdout, reason = "its output is what it is for")]
+
+use std::{fmt, process::Command};
+
+use divan::{Bencher, counter::ItemsCount};
+use jiff::Timestamp;
+use postern_node::{
+    bench::{Connection, LARGEST_PACKET, Tunnel},
+    filter::{Filter, Inbound, Rules, Verdict},
+    netmap::{Merger, Node},
+    tailcfg::{FilterRule, List, MapResponse},
+};
+use serde_json::{Value, json};
+
+const CASES: &[Case] = &[
+    Case::new("a full map of 1,000 peers, from JSON", 1, full_map),
+    Case::new("a delta among 1,000 peers, from JSON", 1, delta),
+    Case::new("verdict of a filter with 100 rules", 1000, verdict),
+    Case::new("seal a packet of 1,280 bytes", 100, seal),
+    Case::new("seal and open a packet of 1,280 bytes", 100, open),
+    Case::new("a TCP segment of bulk, both ends", 1000, bulk),
+    Case::new("request and answer of 1 KiB by TCP, both ends", 1, exchange),
+];
+
+/// Something to measure.
+struct Case {
+    name: &'static str,
+    /// How many there are in a run.
+    count: u64,
+    prepare: fn() -> Box<dyn FnMut()>,
+}
+
+impl Case {
+    const fn new(name: &'static str, count: u64, prepare: fn() -> Box<dyn FnMut()>) -> Self {
+        Self { name, count, prepare }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name)
+    }
+}
+
+#[divan::bench(args = CASES)]
+fn hot_path(bencher: Bencher<'_, '_>, case: &Case) {
+    let mut run = (case.prepare)();
+    bencher.counter(ItemsCount::new(case.count)).bench_local(&mut run);
+}
+
+fn main() {
+    let mut arguments = std::env::args()
+        .skip_while(|argument| argument != COUNTED)
+        .skip(1);
+    if let (Some(name), Some(runs)) = (arguments.next(), arguments.next()) {
+        return run(&name, runs.parse().expect("a number"));
+    }
+    divan::main();
+    println!("\ninstructions");
+    for case in CASES {
+        // What preparing takes is in both.
+        let (few, many) = (instructions(case, 1), instructions(case, 11));
+        println!("{:>12}  {case}", many.saturating_sub(few) / 10 / case.count);
+    }
+}
+
+const COUNTED: &str = "--counted";
+
+fn run(name: &str, runs: u32) {
+    let case = CASES.iter().find(|case| case.name == name).expect("a case");
+    let mut run = (case.prepare)();
+    (0..runs).for_each(|_| run());
+}
+
+/// What so many runs take, preparing included.
+fn instructions(case: &Case, runs: u32) -> u64 {
+    let program = std::env::current_exe().expect("this program has a path");
+    let counted = Command::new("valgrind")
+        .args([
+            "--tool=cachegrind",
+            "--cache-sim=no",
+            "--cachegrind-out-file=/dev/null",
+        ])
+        .arg(program)
+        .args([COUNTED, case.name, &runs.to_string()])
+        .output()
+        .expect("valgrind is installed");
+    let said = String::from_utf8_lossy(&counted.stderr);
+    let line = said.lines().find(|line| line.contains("refs:"));
+    let digits = line
+        .and_then(|line| line.split_once("refs:"))
+        .map(|(_, count)| count.replace([',', ' '], ""));
+    digits
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or_else(|| panic!("valgrind said {said}"))
+}
+
+fn machine(id: usize) -> Value {
+    let addresses = json!([
+        format!("100.64.{}.{}/32", id / 256, id % 256),
+        format!("fd7a:115c:a1e0::{id:x}/128")
+    ]);
+    json!({
+        "ID": id + 1, "StableID": format!("n{id}"), "Name": format!("machine-{id}.tail1234.ts.net."),
+        "User": 1, "Key": format!("nodekey:{:064x}", id + 1), "DiscoKey": format!("discokey:{:064x}", id + 1),
+        "Addresses": addresses, "AllowedIPs": addresses, "HomeDERP": 1, "Cap": 113, "MachineAuthorized": true,
+        "Endpoints": [format!("192.0.2.{}:41641", id % 256), format!("10.0.0.{}:41641", id % 256)],
+        "Hostinfo": {"OS": "linux", "Hostname": format!("machine-{id}"), "Services": [{"Proto": "peerapi4", "Port": 41000}]},
+    })
+}
+
+/// The first message, and a merger that has taken it.
+fn tailnet() -> (Vec<u8>, Merger) {
+    let peers: Vec<Value> = (1..=1000).map(machine).collect();
+    let map = json!({"Node": machine(0), "Peers": peers, "Domain": "example.com"});
+    let mut merger = Merger::new();
+    let json = serde_json::to_vec(&map).expect("it has a JSON form");
+    apply(&mut merger, &json);
+    (json, merger)
+}
+
+fn apply(merger: &mut Merger, json: &[u8]) {
+    let response = MapResponse::from_json(json).expect("a map");
+    let netmap = merger
+        .apply(response, Timestamp::UNIX_EPOCH)
+        .expect("it says who we are");
+    assert_eq!(netmap.expect("something is new").peers.len(), 1000);
+}
+
+fn full_map() -> Box<dyn FnMut()> {
+    let (json, mut merger) = tailnet();
+    Box::new(move || {
+        merger.restart();
+        apply(&mut merger, &json);
+    })
+}
+
+fn delta() -> Box<dyn FnMut()> {
+    let (_, mut merger) = tailnet();
+    let mut port = 0_u16;
+    Box::new(move || {
+        port = port.wrapping_add(1);
+        let patch =
+            json!({"PeersChangedPatch": [{"NodeID": 500, "Endpoints": [format!("192.0.2.7:{port}")]}]});
+        apply(
+            &mut merger,
+            &serde_json::to_vec(&patch).expect("it has a JSON form"),
+        );
+    })
+}
+
+fn verdict() -> Box<dyn FnMut()> {
+    let rules: Vec<Value> = (0..100)
+        .map(|net| json!({"SrcIPs": [format!("100.64.{net}.0/24")], "DstPorts": [{"IP": "*", "Ports": {"First": 443, "Last": 443}}]}))
+        .collect();
+    let rules: List<FilterRule> = serde_json::from_value(rules.into()).expect("rules");
+    let own = ["100.64.0.1/32".parse().expect("a network")];
+    let filter = Filter::new(
+        Rules::parse(&rules.items).into(),
+        own,
+        std::iter::empty::<&Node>(),
+    );
+    let packets: Vec<Inbound> = (0..1000_u32)
+        .map(|i| Inbound {
+            src: ([100, 64, (i % 100) as u8, 7], 40_000).into(),
+            dst: ([100, 64, 0, 1], if i % 2 == 0 { 443 } else { 80 }).into(),
+            proto: 6,
+            tcp_syn: true,
+            reply: false,
+            icmp_request: false,
+            fragment: false,
+            jailed: false,
+        })
+        .collect();
+    Box::new(move || {
+        let let_in = packets
+            .iter()
+            .filter(|packet| filter.check(packet) == Verdict::Accept);
+        assert_eq!(let_in.count(), 500);
+    })
+}
+
+fn seal() -> Box<dyn FnMut()> {
+    let tunnel = Tunnel::default();
+    Box::new(move || drop(divan::black_box(tunnel.seal(0, &[7; LARGEST_PACKET], 100))))
+}
+
+fn open() -> Box<dyn FnMut()> {
+    let tunnel = Tunnel::default();
+    Box::new(move || {
+        let sealed = tunnel.seal(0, &[7; LARGEST_PACKET], 100);
+        divan::black_box(tunnel.open(1, &sealed));
+    })
+}
+
+fn bulk() -> Box<dyn FnMut()> {
+    let mut connection = Connection::default();
+    // What a segment without options takes of the largest packet.
+    let data = vec![7; 1000 * (LARGEST_PACKET - 40)];
+    Box::new(move || connection.transfer(0, &data))
+}
+
+fn exchange() -> Box<dyn FnMut()> {
+    let mut connection = Connection::default();
+    let data = [7; 1024];
+    Box::new(move || {
+        connection.transfer(0, &data);
+        connection.transfer(1, &data);
+    })
+}
