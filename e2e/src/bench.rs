@@ -42,7 +42,8 @@ struct Scale {
     rounds: usize,
     window: Duration,
     settle: Duration,
-    idle_connections: u32,
+    /// Tried one after the other.
+    idle_connections: &'static [u32],
     names: &'static [u32],
 }
 
@@ -50,7 +51,7 @@ const FULL: Scale = Scale {
     rounds: 3,
     window: Duration::from_secs(4),
     settle: Duration::from_secs(60),
-    idle_connections: 10_000,
+    idle_connections: &[4_000, 10_000],
     names: &[10, 50],
 };
 
@@ -58,7 +59,7 @@ const QUICK: Scale = Scale {
     rounds: 1,
     window: Duration::from_secs(2),
     settle: Duration::from_secs(20),
-    idle_connections: 2_000,
+    idle_connections: &[2_000],
     names: &[10],
 };
 
@@ -96,6 +97,9 @@ pub fn bench(lab: &Lab, steps: &mut Steps, options: &Options) -> Result<()> {
     });
     run("idle connections", &mut |report| {
         rows::idle_connections(&world, &programs, scale, report)
+    });
+    run("stop", &mut |report| {
+        rows::stops(&world, &programs, scale, report)
     });
     run("start", &mut |report| {
         rows::starts(&world, &programs, scale, report)

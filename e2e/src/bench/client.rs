@@ -1,6 +1,8 @@
 //! The Go client: what it is told and what it says.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,6 +11,7 @@ use serde::Deserialize;
 use super::subject::{Programs, Subject};
 use super::world::Tailnet;
 use crate::command;
+use crate::wait;
 
 /// What a client does.
 #[derive(Debug, Clone, Copy)]
@@ -49,11 +52,24 @@ pub(super) struct Loaded {
     path: String,
 }
 
+/// How the idle connections came about.
+#[derive(Debug, Deserialize)]
+struct Opened {
+    open: u32,
+    failed: u32,
+}
+
+/// How many of them still answer after the load, of a sample: `100/100`.
+#[derive(Debug, Deserialize)]
+struct Alive {
+    alive: String,
+}
+
 /// What idle connections cost.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Idle {
-    pub(super) proc: String,
-    pub(super) conns: u64,
+    proc: String,
+    alive: String,
     pub(super) kib_per_conn: f64,
 }
 
@@ -100,9 +116,15 @@ pub(super) fn load(
         }
     };
     options.insert("-conns", connections.to_string());
-    let loaded: Loaded = only(run(
+    let said = run(
         "load", subject, &url, &options, &flags, tailnet, programs, relayed,
-    )?)?;
+    )?;
+    let loaded: Loaded = only(events(&said, "load")?)?;
+    if let Work::Beside { idle, .. } = work {
+        opened(&said, idle, subject)?;
+        let Alive { alive } = only(events(&said, "idle-alive")?)?;
+        all_alive(&alive, subject)?;
+    }
     let path = if relayed { "derp" } else { "direct" };
     ensure!(
         loaded.path.starts_with(path),
@@ -131,18 +153,77 @@ pub(super) fn idle(
 ) -> Result<Idle> {
     let options = BTreeMap::from([("-dur", "15s".to_owned()), ("-idle", connections.to_string())]);
     let url = format!("{}/bytes", subject.url);
-    let seen: Vec<Idle> = run("idle", subject, &url, &options, &[], tailnet, programs, false)?;
-    let idle = seen
+    let said = run("idle", subject, &url, &options, &[], tailnet, programs, false)?;
+    opened(&said, connections, subject)?;
+    let idle = events::<Idle>(&said, "idle")?
         .into_iter()
         .find(|idle| idle.proc == "server")
         .context("the client said nothing of the server")?;
-    ensure!(
-        idle.conns == u64::from(connections),
-        "{} kept {} of {connections} connections",
-        subject.kind,
-        idle.conns
-    );
+    all_alive(&idle.alive, subject)?;
     Ok(idle)
+}
+
+fn opened(said: &str, wanted: u32, subject: &Subject) -> Result<()> {
+    let Opened { open, failed } = only(events(said, "idle-open")?)?;
+    ensure!(
+        open == wanted,
+        "{}: {open} of {wanted} connections were opened, {failed} failed",
+        subject.kind
+    );
+    Ok(())
+}
+
+fn all_alive(sample: &str, subject: &Subject) -> Result<()> {
+    let all = sample.split_once('/').is_some_and(|(alive, of)| alive == of);
+    ensure!(
+        all,
+        "{}: {sample} of the idle connections still answer",
+        subject.kind
+    );
+    Ok(())
+}
+
+/// A client that holds connections open; it ends when dropped.
+#[derive(Debug)]
+pub(super) struct Held(Child);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Opens connections that stay.
+pub(super) fn hold(
+    subject: &Subject,
+    connections: u32,
+    tailnet: &Tailnet<'_>,
+    programs: &Programs,
+) -> Result<Held> {
+    let log = tailnet.state("held.log");
+    let mut client = tailnet.command(&programs.peer);
+    client
+        .args([
+            "idle",
+            "-hostname",
+            "client",
+            "-authkey",
+            "tskey-auth-bob",
+            "-dir",
+        ])
+        .arg(tailnet.state("client"))
+        .args(["-url", &format!("{}/bytes", subject.url), "-dur", "500s"])
+        .args(["-idle", &connections.to_string()])
+        .stdin(Stdio::null())
+        .stdout(File::create(&log)?);
+    let mut held = Held(client.spawn().context("cannot start the client")?);
+    let open = || {
+        ensure!(held.0.try_wait()?.is_none(), "the client has ended");
+        opened(&fs::read_to_string(&log)?, connections, subject)
+    };
+    wait::until("open connections", Duration::from_secs(240), open)?;
+    Ok(held)
 }
 
 /// Starts `command` so many times and says, for each, how long after that a client that keeps knocking got its answer.
@@ -177,7 +258,7 @@ pub(super) fn first_answers(
 }
 
 #[expect(clippy::too_many_arguments, reason = "one call for both modes of the client")]
-fn run<T: for<'de> Deserialize<'de>>(
+fn run(
     mode: &str,
     subject: &Subject,
     url: &str,
@@ -186,7 +267,7 @@ fn run<T: for<'de> Deserialize<'de>>(
     tailnet: &Tailnet<'_>,
     programs: &Programs,
     relayed: bool,
-) -> Result<Vec<T>> {
+) -> Result<String> {
     let mut client = tailnet.command(&programs.peer);
     if relayed {
         client.env("TS_DEBUG_ALWAYS_USE_DERP", "1");
@@ -198,8 +279,7 @@ fn run<T: for<'de> Deserialize<'de>>(
         .arg(format!("server={}", subject.pid()))
         .args(options.iter().flat_map(|(name, value)| [*name, value]))
         .args(flags);
-    let said = command::output(&mut client).with_context(|| format!("{mode} of {}", subject.kind))?;
-    events(&said, mode)
+    command::output(&mut client).with_context(|| format!("{mode} of {}", subject.kind))
 }
 
 /// The lines of one kind.

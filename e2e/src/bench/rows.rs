@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::Scale;
 use super::client::{self, Work};
@@ -90,25 +90,29 @@ fn note(name: &str, work: Work, kind: Kind, loaded: &client::Loaded, report: &mu
     Ok(())
 }
 
-/// Requests beside connections that do nothing; a client that ends leaves them behind, hence fresh servers.
+/// Requests alone, and beside connections that do nothing; a client that ends leaves them behind, hence fresh servers.
 pub(super) fn beside_idle(
     world: &World,
     programs: &Programs,
     scale: Scale,
     report: &mut Report,
 ) -> Result<()> {
-    let idle = scale.idle_connections.min(4_000);
-    let name = format!("HTTPS, 32 connections beside {idle} idle ones");
-    let work = Work::Beside {
-        connections: 32,
-        idle,
-    };
     for _ in 0..scale.rounds {
-        for kind in Kind::ALL {
-            let tailnet = world.tailnet()?;
-            let subject = Subject::start(kind, "web", &tailnet, programs, false)?;
-            let loaded = client::load(&subject, work, scale.window, &tailnet, programs, false)?;
-            note(&name, work, kind, &loaded, report)?;
+        for &idle in [0].iter().chain(scale.idle_connections) {
+            let name = format!("HTTPS, 32 connections beside {idle} idle ones");
+            let work = match idle {
+                0 => Work::Requests { connections: 32 },
+                _ => Work::Beside {
+                    connections: 32,
+                    idle,
+                },
+            };
+            for kind in Kind::ALL {
+                let tailnet = world.tailnet()?;
+                let subject = Subject::start(kind, "web", &tailnet, programs, false)?;
+                let loaded = client::load(&subject, work, scale.window, &tailnet, programs, false)?;
+                note(&name, work, kind, &loaded, report)?;
+            }
         }
     }
     Ok(())
@@ -121,13 +125,33 @@ pub(super) fn idle_connections(
     scale: Scale,
     report: &mut Report,
 ) -> Result<()> {
-    let name = format!("{} idle HTTPS connections", scale.idle_connections);
+    for &connections in scale.idle_connections {
+        let name = format!("{connections} idle HTTPS connections");
+        for kind in Kind::ALL {
+            let tailnet = world.tailnet()?;
+            let subject = Subject::start(kind, "web", &tailnet, programs, false)?;
+            let idle = client::idle(&subject, connections, &tailnet, programs)?;
+            report.add(&name, "KiB each", kind, idle.kib_per_conn);
+            report.add(&name, "RSS MiB", kind, subject.rss()?);
+        }
+    }
+    Ok(())
+}
+
+/// How long a server that is told to end takes while many connections are open; one that doesn't end has no figure.
+pub(super) fn stops(world: &World, programs: &Programs, scale: Scale, report: &mut Report) -> Result<()> {
+    let connections = scale.idle_connections.first().copied().unwrap_or_default();
+    let name = format!("stop with {connections} connections open");
     for kind in Kind::ALL {
         let tailnet = world.tailnet()?;
-        let subject = Subject::start(kind, "web", &tailnet, programs, false)?;
-        let idle = client::idle(&subject, scale.idle_connections, &tailnet, programs)?;
-        report.add(&name, "KiB each", kind, idle.kib_per_conn);
-        report.add(&name, "RSS MiB", kind, subject.rss()?);
+        let mut subject = Subject::start(kind, "web", &tailnet, programs, false)?;
+        let held = client::hold(&subject, connections, &tailnet, programs)?;
+        match subject.stop()? {
+            Some(seconds) => report.add(&name, "s", kind, seconds),
+            None if kind == Kind::Postern => bail!("Postern does not end"),
+            None => {}
+        }
+        drop(held);
     }
     Ok(())
 }

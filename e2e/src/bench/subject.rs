@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,6 +20,8 @@ use crate::wait;
 const CONTROL: &str = "http://127.0.0.1:9911";
 const KEY: &str = "tskey-auth-alice";
 const BACKEND: &str = "http://127.0.0.1:9980";
+/// Whoever takes longer to end doesn't.
+const STOP_LIMIT: Duration = Duration::from_secs(40);
 
 /// Who serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -155,18 +157,33 @@ impl Subject {
     }
 }
 
-impl Drop for Subject {
-    /// SIGTERM, and SIGKILL after three seconds: tsnet's Close hangs when connections are open.
-    fn drop(&mut self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        if let Some(pid) = pid {
-            let _ = kill_process(pid, Signal::TERM);
+impl Subject {
+    /// Asks it to end; how many seconds that took. `None`: it doesn't end.
+    pub(super) fn stop(&mut self) -> Result<Option<f64>> {
+        let start = Instant::now();
+        Ok(self
+            .ends_within(STOP_LIMIT)?
+            .then(|| start.elapsed().as_secs_f64()))
+    }
+
+    fn ends_within(&mut self, limit: Duration) -> Result<bool> {
+        if self.child.try_wait()?.is_none()
+            && let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+        {
+            kill_process(pid, Signal::TERM)?;
         }
         let gone = || {
             ensure!(self.child.try_wait()?.is_some(), "it still runs");
             Ok(())
         };
-        if wait::until("the program to end", Duration::from_secs(3), gone).is_err() {
+        Ok(wait::until("the program to end", limit, gone).is_ok())
+    }
+}
+
+impl Drop for Subject {
+    /// SIGTERM, and SIGKILL after three seconds: tsnet's Close hangs when connections are open.
+    fn drop(&mut self) {
+        if !self.ends_within(Duration::from_secs(3)).unwrap_or(false) {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
@@ -212,6 +229,7 @@ pub(super) fn command(kind: Kind, name: &str, tailnet: &Tailnet<'_>, programs: &
                 .arg(state)
                 .arg("--serve-config")
                 .arg(serve)
+                .args(["--max-connections-per-peer", "20000"])
                 .env("TS_AUTHKEY", KEY);
             command
         }
