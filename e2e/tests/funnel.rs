@@ -471,7 +471,7 @@ fn logged(space: &Space<'_>, name: &str) -> Result<()> {
 struct Edge {
     name: String,
     listen: String,
-    _process: Running,
+    process: Option<Running>,
 }
 
 /// What somebody on the internet got.
@@ -507,7 +507,7 @@ impl Edge {
         Ok(Self {
             name,
             listen,
-            _process: process,
+            process: Some(process),
         })
     }
 
@@ -563,6 +563,8 @@ impl Edge {
 
 impl Drop for Edge {
     fn drop(&mut self) {
+        drop(self.process.take());
+        let _ = std::fs::remove_dir_all(tempdir(&self.name));
         // A device that nobody will delete otherwise.
         let _ = Control.call("DELETE", &format!("/admin/nodes/{}", self.name), None);
     }
