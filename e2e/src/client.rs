@@ -152,6 +152,50 @@ impl Fetched {
     }
 }
 
+/// Requests of a lab user that go on over kept connections until this is dropped.
+#[derive(Debug)]
+pub struct Steady(u64);
+
+/// What became of them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Steadied {
+    pub requests: u64,
+    /// Of those that were answered.
+    pub slowest_ms: u64,
+    pub failures: Vec<Failure>,
+}
+
+/// A request without an answer, or a connection that could not be made for one. Times are Unix milliseconds.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Failure {
+    pub connection: u64,
+    pub started: u64,
+    pub ended: u64,
+    pub error: String,
+}
+
+impl Steady {
+    /// Starts them, on so many connections.
+    pub fn start(user: &str, url: &str, connections: u32) -> Result<Self> {
+        let load = serde_json::json!({ "as": user, "url": url, "connections": connections });
+        let id = control::http("POST", &format!("http://{CLIENTS}/steady"), Some(&load))?;
+        id.as_u64().map(Self).context("the load has no number")
+    }
+
+    /// Ends them.
+    pub fn end(&self) -> Result<Steadied> {
+        let answer = control::http("DELETE", &format!("http://{CLIENTS}/steady/{}", self.0), None)?;
+        serde_json::from_value(answer).context("the client's answer is not as expected")
+    }
+}
+
+impl Drop for Steady {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
 /// A request as the backend saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Seen {

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use postern_e2e::client::Fetch;
+use postern_e2e::lab::DOMAIN;
 use postern_e2e::product::{self, NAMESPACE};
 use postern_e2e::{app, command, tailnet, wait};
 
 use crate::first_light::{streamed, tempdir};
 use crate::runner::Test;
-use crate::space::{FIRST_ANSWER, Space, url};
+use crate::space::{FIRST_ANSWER, Space, condition, url};
 
 pub(crate) const TESTS: &[Test] = &[
     Test::beside("every_example_is_accepted_by_the_api_server", accepted),
@@ -23,6 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
         "the_example_model_servers_streams_to_those_who_may",
         model_servers,
     ),
+    Test::beside("the_example_ha_service_is_served_by_two_replicas", ha_service),
     Test::beside("the_example_network_policy_names_the_proxies", network_policy),
     Test::beside("the_example_livebook_knows_its_visitor", livebook),
     Test::beside("the_example_compose_sidecar_serves", compose),
@@ -223,6 +225,42 @@ fn model_servers(space: &Space<'_>) -> Result<()> {
         let refused = chat("bob", path)?.status;
         ensure!(refused == 403, "{path} answered bob with {refused}");
     }
+    Ok(())
+}
+
+fn ha_service(space: &Space<'_>) -> Result<()> {
+    let example = Example::new(space, "ha-service", "status")?;
+    example.apply_files(&["app.yaml", "service.yaml"])?;
+    let result = on_two_replicas(space);
+    // The group is nobody's but the example's.
+    space.cluster().run(&[
+        "delete",
+        "tailnetservice",
+        "status",
+        "--namespace=status",
+        "--timeout=60s",
+    ])?;
+    space
+        .cluster()
+        .run(&["delete", "proxygroup", "ha", "--timeout=60s"])?;
+    result
+}
+
+fn on_two_replicas(space: &Space<'_>) -> Result<()> {
+    let seen = space.answer(&url("status"))?.seen()?;
+    ensure!(
+        seen.app == "whoami" && seen.header("Tailscale-User-Login") == ["alice@example.com"],
+        "the app saw {seen:?}"
+    );
+    let object = space
+        .cluster()
+        .wait("tailnetservice", "status", "status", FIRST_ANSWER, |object| {
+            object["status"]["hosts"] == 2
+        })?;
+    let (status, reason, _) = condition(&object, "Ready").context("no condition")?;
+    ensure!(status == "True", "it is not ready: {reason}");
+    let bytes = Fetch::get("bob", format!("http://status.{DOMAIN}:7000/")).send()?;
+    ensure!(bytes.seen()?.app == "whoami", "over bytes: {}", bytes.body);
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use postern_e2e::product::NAMESPACE;
 
 use crate::runner::Test;
+use crate::services;
 use crate::space::Space;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -61,6 +62,12 @@ fn matrix(space: &Space<'_>) -> Result<()> {
     let (name, _) = space.app()?;
     let state = format!("default-{name}-node");
     let certificate = format!("default-{name}-tls");
+    let service = space.name("svc");
+    space
+        .cluster()
+        .apply(&services::manifest(space, "svc", &service, 5432))?;
+    services::wait_for(space, "svc", "Offered", "Offered", "")?;
+    let of_service = format!("default-{service}.svc-tls");
     let of_app = space.namespace.as_str();
     let mut rows: Vec<(&str, &str, &str, &str, &str, bool)> = vec![
         // What a proxy works with, by name.
@@ -68,12 +75,17 @@ fn matrix(space: &Space<'_>) -> Result<()> {
         (PROXY, "patch", "secret", &state, NAMESPACE, true),
         (PROXY, "get", "secret", &certificate, NAMESPACE, true),
         (PROXY, "patch", "secret", &certificate, NAMESPACE, true),
+        (PROXY, "get", "secret", &of_service, NAMESPACE, true),
+        (PROXY, "patch", "secret", &of_service, NAMESPACE, true),
         (PROXY, "get", "configmap", "default-config-0", NAMESPACE, true),
         (PROXY, "watch", "configmap", "default-config-0", NAMESPACE, true),
         (PROXY, "patch", "configmap", "default-0-report", NAMESPACE, true),
         // What it must not reach.
         (PROXY, "patch", "configmap", "default-config-0", NAMESPACE, false),
         (PROXY, "delete", "secret", &state, NAMESPACE, false),
+        (PROXY, "delete", "secret", &of_service, NAMESPACE, false),
+        (PROXY, "get", "secret", "other-name.svc-tls", NAMESPACE, false),
+        (PROXY, "get", "tailnetservices.postern.dev", "", of_app, false),
         (PROXY, "get", "secret", "tailnet-oauth", NAMESPACE, false),
         (
             PROXY,
@@ -145,6 +157,7 @@ fn matrix(space: &Space<'_>) -> Result<()> {
             })
         })
         .collect();
+    services::delete(space, "svc")?;
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     space.note(format!("{count} rows"));
     Ok(())

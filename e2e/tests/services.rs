@@ -1,4 +1,6 @@
-//! Services (`svc:`): their definitions at the coordination service, and whose they are.
+//! Services (`svc:`): their definitions at the coordination service, whose they are, and that they are served.
+
+mod hosts;
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,14 @@ use crate::space::{Space, condition};
 pub(crate) const TESTS: &[Test] = &[
     Test::beside("a_service_is_defined_as_it_is_applied_and_goes_with_it", defined),
     Test::beside("a_service_of_another_cluster_is_joined_only_when_shared", shared),
+    Test::beside(
+        "a_service_is_reached_by_name_on_every_port_once_it_is_approved",
+        hosts::reached,
+    ),
+    Test::beside(
+        "of_a_service_on_two_replicas_only_requests_at_a_switch_fail",
+        hosts::switched,
+    ),
 ];
 
 const SAID: Duration = Duration::from_secs(30);
@@ -126,7 +136,7 @@ fn apply(space: &Space<'_>, object: &str, name: &str, port: u16) -> Result<()> {
     space.cluster().apply(&manifest(space, object, name, port))
 }
 
-fn delete(space: &Space<'_>, object: &str) -> Result<()> {
+pub(crate) fn delete(space: &Space<'_>, object: &str) -> Result<()> {
     space
         .cluster()
         .run(&[
@@ -157,7 +167,7 @@ pub(crate) fn wait_for(
         .with_context(|| format!("{kind} is not {reason}, naming {named:?}"))
 }
 
-/// Neither a Secret nor configuration names it.
+/// Neither a Secret nor configuration nor rights name it.
 fn nothing_left(space: &Space<'_>, name: &str) -> Result<()> {
     wait::until("nothing of it to be left", SAID, || {
         for kind in ["secret", "configmap", "role"] {

@@ -39,8 +39,8 @@ pub struct Inputs {
     pub records: BTreeMap<String, Record>,
     /// What is configured now.
     pub before: Before,
-    /// Secrets of these names are there.
-    pub secrets: Vec<String>,
+    /// Secrets that are there, with their resourceVersions.
+    pub secrets: BTreeMap<String, String>,
     /// Copies of certificates and keys for this group.
     pub copies: Vec<String>,
     /// What the replicas say.
@@ -107,7 +107,7 @@ pub fn dereference(stores: &Stores, group: &Arc<ProxyGroup>) -> Inputs {
             .secrets
             .state()
             .iter()
-            .map(|secret| secret.name_any())
+            .map(|secret| (secret.name_any(), secret.resource_version().unwrap_or_default()))
             .collect(),
         reports: report::reports(stores, &name),
         workload: stores

@@ -84,7 +84,7 @@ pub fn plan(
     secrets.extend(config::service_certificates(settings, valid, &config));
     secrets.retain(|secret| {
         let name = secret.metadata.name.as_ref();
-        name.is_some_and(|name| !inputs.secrets.contains(name))
+        name.is_some_and(|name| !inputs.secrets.contains_key(name))
     });
     Plan {
         secrets,

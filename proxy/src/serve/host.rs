@@ -1,9 +1,9 @@
 //! The task of this replica's host: a tagged node, and a task for each Service that it hosts.
 
-use std::{ops::ControlFlow, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, pin::pin, sync::Arc, time::Duration};
 
 use postern_node::{node::Status, service::ServiceStatus};
-use postern_proxy_config::report::NameReport;
+use postern_proxy_config::{group::Service, report::NameReport};
 use tokio::sync::watch;
 
 use super::{Context, HostSpec, Services, keyed::Keyed, node, service::ServiceTask, standing};
@@ -101,15 +101,7 @@ impl HostTask {
             }
         };
         if end.is_break() {
-            // What goes with its configuration has nowhere to send clients to.
-            self.follow(&mut hosted, &node, spec.leads);
-            if !hosted.is_empty() {
-                hosted.leave();
-                tokio::select! {
-                    () = self.drain.abort.cancelled() => {}
-                    () = others_serve(node.services()) => {}
-                }
-            }
+            self.leave(&mut hosted, &node, spec.leads).await;
             drain.finish().await;
         } else {
             drain.finish_within(self.context.drain_deadline).await;
@@ -119,22 +111,40 @@ impl HostTask {
         end
     }
 
+    /// Sends clients elsewhere, and serves them until they have gone. What goes with its configuration has no
+    /// other host, and is not waited for.
+    async fn leave(&mut self, hosted: &mut Keyed<Service>, node: &Arc<dyn Node>, leads: bool) {
+        let mut gone = pin!(others_serve(node.services()));
+        let mut followed = true;
+        loop {
+            if followed {
+                self.follow(hosted, node, leads);
+            }
+            hosted.leave();
+            if hosted.is_empty() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = self.drain.abort.cancelled() => return,
+                () = gone.as_mut() => return,
+                // Hosts and Services are told apart, so that they go may come late.
+                changed = self.services.changed(), if followed => followed = changed.is_ok(),
+            }
+        }
+    }
+
     /// Makes the tasks those of the configured Services.
-    fn follow(
-        &mut self,
-        hosted: &mut Keyed<postern_proxy_config::group::Service>,
-        node: &Arc<dyn Node>,
-        leads: bool,
-    ) {
+    fn follow(&mut self, hosted: &mut Keyed<Service>, node: &Arc<dyn Node>, leads: bool) {
         let services = self.services.borrow_and_update().clone();
-        let (context, reports) = (&self.context, self.context.reports.clone());
+        let context = &self.context;
         hosted.apply(
             &services,
             |key, spec, drain| {
                 let task = ServiceTask::new(key, context.clone(), node.clone(), leads, spec, drain);
                 Box::pin(task.run())
             },
-            move |key| reports.remove_service(key),
+            |_| {}, // it has said so itself
         );
     }
 

@@ -111,9 +111,8 @@ impl ServiceTask {
                     if changed.is_err() {
                         break;
                     }
-                    session.spec = self.spec.borrow_and_update().clone();
-                    session.plan(&self.context);
-                    session.certificates.look_again();
+                    let new = self.spec.borrow_and_update().clone();
+                    session.take(new, &settled.issued, &self.context);
                 }
                 changed = changes(&mut status, &mut hosted) => {
                     if changed.is_err() {
@@ -133,6 +132,7 @@ impl ServiceTask {
         if let Some(domain) = &session.domain {
             self.node.forget_certificate(domain);
         }
+        self.context.reports.remove_service(&self.key);
     }
 
     fn report(&self, service: &Service, change: impl FnOnce(&mut ServiceReport)) {
@@ -188,6 +188,19 @@ struct Settled {
 }
 
 impl Session {
+    /// A new specification. Where the certificate's Secret has changed, what is in it counts, not what the node
+    /// remembers.
+    fn take(&mut self, new: Arc<Service>, issued: &Issued, context: &Context) {
+        if let (Issued::Ready, Some(domain)) = (issued, &self.domain)
+            && new.certificate != self.spec.certificate
+        {
+            self.node.forget_certificate(domain);
+        }
+        self.spec = new;
+        self.plan(context);
+        self.certificates.look_again();
+    }
+
     /// Takes the specification for the plan if it is good.
     fn plan(&mut self, context: &Context) {
         match Plan::of_service(&self.spec) {
@@ -211,7 +224,7 @@ impl Session {
 
     fn pursue(&mut self, identity: &Identity, domain: &str, approved: bool, context: &Context) {
         // Control offers names to approved hosts alone.
-        let wanted = approved && self.needs_certificate();
+        let wanted = approved && self.needs_certificate() && !self.leaving;
         let issued = self.spec.certificate.as_ref().filter(|_| wanted).map(|secret| {
             let offered = || (identity.cert_domains.iter()).any(|known| known.eq_ignore_ascii_case(domain));
             let source = match self.leads {

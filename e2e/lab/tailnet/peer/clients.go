@@ -28,12 +28,15 @@ import (
 )
 
 // clients keeps tsnet nodes of several users running and lets others use them: as an HTTP proxy (CONNECT, the user
-// in Proxy-Authorization, alice without), and by POST /fetch for one observed request.
+// in Proxy-Authorization, alice without), by POST /fetch for one observed request, and by POST /steady for requests that
+// go on until DELETE /steady/{id}.
 func clients(ctx context.Context) {
 	c := &clientSet{nodes: map[string]*clientNode{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "{}") })
 	mux.HandleFunc("POST /fetch", c.fetch)
+	mux.HandleFunc("POST /steady", c.startSteady)
+	mux.HandleFunc("DELETE /steady/{id}", c.endSteady)
 	mux.HandleFunc("DELETE /nodes/{name}", c.remove)
 	srv := &http.Server{Addr: *flagListen, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodConnect {
@@ -50,8 +53,9 @@ func clients(ctx context.Context) {
 }
 
 type clientSet struct {
-	mu    sync.Mutex
-	nodes map[string]*clientNode
+	mu       sync.Mutex
+	nodes    map[string]*clientNode
+	steadies []*steady
 }
 
 type clientNode struct {

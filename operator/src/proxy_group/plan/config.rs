@@ -233,9 +233,10 @@ fn service(decided: &Decided, inputs: &Inputs) -> Option<(String, Service)> {
         owner: claim.owner.clone(),
         generation: claim.generation,
         listeners,
+        // The replicas that wait for it read it as soon as the one that gets it has put it there.
         certificate: accepted.certificate.clone().map(|name| SecretRef {
+            revision: inputs.secrets.get(&name).cloned().unwrap_or_default(),
             name,
-            revision: String::new(),
         }),
         certificates: accepted.certificates.clone(),
     };
