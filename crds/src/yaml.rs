@@ -32,10 +32,11 @@ pub fn served() -> Vec<CustomResourceDefinition> {
         ProxyGroup::crd(),
         TailnetIngress::crd(),
         TailnetService::crd(),
+        IdentityProvider::crd(),
     ]
 }
 
 /// Definitions whose controller is still to come.
 pub fn unserved() -> Vec<CustomResourceDefinition> {
-    vec![IdentityProvider::crd(), OIDCClient::crd()]
+    vec![OIDCClient::crd()]
 }

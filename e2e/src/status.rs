@@ -35,7 +35,7 @@ pub fn status(lab: &Lab) -> Result<()> {
     kubectl.args(["get", "--all-namespaces", "--ignore-not-found", "nodes,pods"]);
     print!("{}", command::output(&mut kubectl)?);
     for kinds in [
-        "tailnets,proxygroups,tailnetingresses,tailnetservices",
+        "tailnets,proxygroups,tailnetingresses,tailnetservices,identityproviders",
         "ingresses",
     ] {
         let mut kubectl = cluster.kubectl();

@@ -27,6 +27,7 @@ pub(crate) const TESTS: &[Test] = &[
     Test::beside("the_example_ha_service_is_served_by_two_replicas", ha_service),
     Test::beside("the_example_network_policy_names_the_proxies", network_policy),
     Test::beside("the_example_livebook_knows_its_visitor", livebook),
+    Test::beside("the_example_identity_provider_is_found", identity_provider),
     Test::beside("the_example_compose_sidecar_serves", compose),
 ];
 
@@ -303,6 +304,27 @@ fn network_policy(space: &Space<'_>) -> Result<()> {
         !proxies.is_empty() && let_in == proxies,
         "it lets in {let_in:?}, the proxies are {proxies:?}"
     );
+    Ok(())
+}
+
+fn identity_provider(space: &Space<'_>) -> Result<()> {
+    let example = Example::new(space, "identity-provider", "auth")?;
+    example.apply_files(&["provider.yaml"])?;
+    let metadata = format!("{}/.well-known/openid-configuration", url("idp"));
+    let found: serde_json::Value = serde_json::from_str(&space.answer(&metadata)?.body)?;
+    ensure!(found["issuer"] == url("idp"), "the issuer is {}", found["issuer"]);
+    // What the README tells Grafana.
+    for (field, path) in [
+        ("authorization_endpoint", "/authorize"),
+        ("token_endpoint", "/token"),
+        ("userinfo_endpoint", "/userinfo"),
+    ] {
+        ensure!(
+            found[field] == format!("{}{path}", url("idp")),
+            "{field} is {}",
+            found[field]
+        );
+    }
     Ok(())
 }
 

@@ -32,11 +32,15 @@ fn grant() -> Value {
 
 fn protocol(space: &Space<'_>) -> Result<()> {
     let provider = Provider::start(space, space.name("idp"), Some("tskey-auth-tagged"))?;
-    provider.grant(space, &grant())?;
-    provider.admits_alice()?;
+    grant_alice(space, &provider.name)?;
+    admits_alice(&provider.name)?;
     let seen = provider.script(space, "protocol.mjs", &[])?;
+    speaks_as_it_should(space, &provider.name, &seen)
+}
 
-    let issuer = url(&provider.name);
+/// What `protocol.mjs` has seen of the provider with that name.
+pub(crate) fn speaks_as_it_should(space: &Space<'_>, name: &str, seen: &Value) -> Result<()> {
+    let issuer = url(name);
     ensure!(seen["server"]["issuer"] == issuer, "it is {}", seen["server"]);
     same(
         "who was asked for consent",
@@ -105,7 +109,7 @@ fn takeover(space: &Space<'_>) -> Result<()> {
         process: Some(tsidp),
     };
     provider.answer(space)?;
-    provider.grant(space, &grant())?;
+    grant_alice(space, &provider.name)?;
     let redirect_uri = "https://app.example.com/callback";
     let client: Value = {
         let created = Fetch {
@@ -202,8 +206,8 @@ fn compare(ours: &Value, gos: &Value) -> Result<usize> {
 
 fn browser(space: &Space<'_>) -> Result<()> {
     let provider = Provider::start(space, space.name("idp"), Some("tskey-auth-tagged"))?;
-    provider.grant(space, &grant())?;
-    provider.admits_alice()?;
+    grant_alice(space, &provider.name)?;
+    admits_alice(&provider.name)?;
     let pictures = space.env.lab.logs().join("pictures");
     fs::create_dir_all(&pictures)?;
     let path = |path: PathBuf| path.display().to_string();
@@ -267,6 +271,27 @@ fn same(what: &str, ours: &Value, expected: &Value) -> Result<()> {
     Ok(())
 }
 
+/// Gives alice's device the grant towards the device with that name, which learns it a moment later.
+pub(crate) fn grant_alice(space: &Space<'_>, name: &str) -> Result<()> {
+    let addresses = |device: &str| Ok::<_, anyhow::Error>(space.device(device)?["addresses"].clone());
+    let rules = json!([{
+        "SrcIPs": addresses("alice-laptop")?,
+        "CapGrant": [{ "Dsts": addresses(name)?, "CapMap": { "tailscale.com/cap/tsidp": [grant()] } }],
+    }]);
+    Control
+        .call("PUT", &format!("/admin/nodes/{name}/grants"), Some(&rules))
+        .map(drop)
+}
+
+/// Waits until alice may see the admin pages.
+pub(crate) fn admits_alice(name: &str) -> Result<()> {
+    wait::until("the grant", FIRST_ANSWER, || {
+        let page = Fetch::get("alice", url(name)).send()?;
+        ensure!(page.status == 200, "the admin page answers {}", page.status);
+        Ok(())
+    })
+}
+
 /// A provider in the lab's network namespace, with its directory.
 struct Provider {
     name: String,
@@ -314,27 +339,6 @@ impl Provider {
             .answer_within(&metadata, FIRST_ANSWER)
             .map(drop)
             .with_context(|| self.said())
-    }
-
-    /// Gives alice's device a grant towards the provider, which it learns a moment later.
-    fn grant(&self, space: &Space<'_>, grant: &Value) -> Result<()> {
-        let addresses = |device: &str| Ok::<_, anyhow::Error>(space.device(device)?["addresses"].clone());
-        let rules = json!([{
-            "SrcIPs": addresses("alice-laptop")?,
-            "CapGrant": [{ "Dsts": addresses(&self.name)?, "CapMap": { "tailscale.com/cap/tsidp": [grant] } }],
-        }]);
-        Control
-            .call("PUT", &format!("/admin/nodes/{}/grants", self.name), Some(&rules))
-            .map(drop)
-    }
-
-    /// Waits until alice may see the admin pages.
-    fn admits_alice(&self) -> Result<()> {
-        wait::until("the grant", FIRST_ANSWER, || {
-            let page = Fetch::get("alice", url(&self.name)).send()?;
-            ensure!(page.status == 200, "the admin page answers {}", page.status);
-            Ok(())
-        })
     }
 
     /// What a script has seen of it.

@@ -14,6 +14,7 @@ mod funnel;
 mod headscale;
 mod identity;
 mod image;
+mod provider;
 mod removal;
 mod resilience;
 mod rights;
@@ -42,6 +43,7 @@ fn tests() -> Vec<Test> {
         services::TESTS,
         sidecar::TESTS,
         identity::TESTS,
+        provider::TESTS,
         image::TESTS,
         headscale::TESTS,
         strict_control::TESTS,

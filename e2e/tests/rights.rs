@@ -109,6 +109,23 @@ fn matrix(space: &Space<'_>) -> Result<()> {
         (OPERATOR, "get", "ingresses.networking.k8s.io", "", of_app, true),
         (OPERATOR, "list", "tailnetingresses.postern.dev", "", "", true),
         (OPERATOR, "list", "tailnetservices.postern.dev", "", "", true),
+        (OPERATOR, "list", "identityproviders.postern.dev", "", "", true),
+        (
+            OPERATOR,
+            "patch",
+            "identityproviders.postern.dev",
+            "",
+            of_app,
+            true,
+        ),
+        (
+            OPERATOR,
+            "create",
+            "identityproviders.postern.dev",
+            "",
+            of_app,
+            false,
+        ),
         (
             OPERATOR,
             "delete",

@@ -191,7 +191,7 @@ fn keep_artifacts(env: &Env, test: &Test, space: &Space<'_>) -> Result<String> {
             "objects",
             &[
                 "get",
-                "ingress,tailnetingress,tailnetservice,pod,service",
+                "ingress,tailnetingress,tailnetservice,identityprovider,pod,service",
                 "--output",
                 "yaml",
             ][..],

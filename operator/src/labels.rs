@@ -29,6 +29,8 @@ pub const ROLE_OWN_CERTIFICATE: &str = "own-certificate";
 pub const ROLE_KEYS: &str = "keys";
 /// A copy of a Tailnet's credentials.
 pub const ROLE_CREDENTIALS: &str = "credentials";
+/// A document of an identity provider.
+pub const ROLE_DOCUMENT: &str = "document";
 /// Anything else of a group.
 pub const ROLE_GROUP: &str = "group";
 
@@ -41,7 +43,7 @@ pub const MADE_BY_DEFAULT: &str = "postern.dev/made-by-default";
 /// Since when such a ProxyGroup has had no name.
 pub const UNUSED_SINCE: &str = "postern.dev/unused-since";
 
-/// On Ingress, TailnetIngress and TailnetService.
+/// On Ingress, TailnetIngress, TailnetService and IdentityProvider.
 pub const NAME_FINALIZER: &str = "postern.dev/device";
 /// On ProxyGroup.
 pub const GROUP_FINALIZER: &str = "postern.dev/names";

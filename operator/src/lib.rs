@@ -16,6 +16,7 @@ pub mod config;
 pub mod context;
 pub mod device;
 pub mod events;
+pub mod identity_provider;
 pub mod ingress;
 pub mod labels;
 pub mod lease;

@@ -3,10 +3,11 @@
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use postern_crds::DEFAULT;
 use postern_proxy_config::{
     access::Access,
     funnel::Funnel,
-    group::{Identity, Limits, Owner, PathMatch, ProxyProtocol, Scheme, Timeouts},
+    group::{Identity, IdentityProvider, Limits, Owner, PathMatch, ProxyProtocol, Scheme, Timeouts},
 };
 
 /// What one object asks for.
@@ -26,12 +27,21 @@ pub struct Claim {
     pub held: bool,
     /// The ProxyGroup that it names.
     pub group: String,
+    /// That group is for this object alone.
+    pub own_group: bool,
     /// The name that it claims; absent when the text isn't a name, which `spec` then says.
     pub hostname: Option<Hostname>,
     /// What is to be served, or every reason why that can't be understood.
     pub spec: Result<NameSpec, Vec<Problem>>,
     /// What is ignored, and why.
     pub warnings: Vec<Problem>,
+}
+
+impl Claim {
+    /// Whether the operator makes the group by itself.
+    pub fn group_is_made(&self) -> bool {
+        self.own_group || self.group == DEFAULT
+    }
 }
 
 /// What the name of a Service begins with.
@@ -112,6 +122,8 @@ pub enum PortProtocol {
     Tls(Stream),
     /// Bytes.
     Tcp(Stream),
+    /// TLS, then the identity provider.
+    IdentityProvider(IdentityProvider),
 }
 
 /// Where bytes go.
@@ -156,14 +168,22 @@ impl NameSpec {
 
     /// Whether a port needs a certificate.
     pub fn needs_certificate(&self) -> bool {
-        (self.ports.iter()).any(|port| matches!(port.protocol, PortProtocol::Https(_) | PortProtocol::Tls(_)))
+        (self.ports.iter()).any(|port| {
+            matches!(
+                port.protocol,
+                PortProtocol::Https(_) | PortProtocol::Tls(_) | PortProtocol::IdentityProvider(_)
+            )
+        })
     }
 
     /// Every route.
     pub fn routes(&self) -> impl Iterator<Item = &Route> {
         self.ports.iter().flat_map(|port| match &port.protocol {
             PortProtocol::Https(routes) | PortProtocol::Http(routes) => routes.as_slice(),
-            PortProtocol::RedirectToHttps | PortProtocol::Tls(_) | PortProtocol::Tcp(_) => &[],
+            PortProtocol::RedirectToHttps
+            | PortProtocol::Tls(_)
+            | PortProtocol::Tcp(_)
+            | PortProtocol::IdentityProvider(_) => &[],
         })
     }
 }

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::{Api, Resource, ResourceExt, runtime::controller::Action};
-use postern_crds::DEFAULT;
 use postern_proxy_config::group::Owner;
 
 use crate::{
@@ -72,7 +71,7 @@ pub async fn reconcile<K: Kind>(
             .map(|secret| secret.name_any())
             .collect(),
         kept: standing.kept || !records.is_empty(),
-        has_default_group: stores.proxy_group(DEFAULT).is_some(),
+        has_group: stores.proxy_group(&claim.group).is_some(),
     });
     apply::apply(context, api, object, &plan).await?;
 
@@ -130,6 +129,7 @@ where
         deleting: object.meta().deletion_timestamp.is_some(),
         held: is_held(object),
         group,
+        own_group: false,
         hostname,
         spec,
         warnings,

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{core::v1::Secret, networking::v1::Ingress};
 use kube::runtime::reflector::ObjectRef;
-use postern_crds::{ProxyGroup, Tailnet, TailnetIngress, TailnetService};
+use postern_crds::{IdentityProvider, ProxyGroup, Tailnet, TailnetIngress, TailnetService};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::triggers::Woken;
@@ -18,6 +18,7 @@ pub struct Queues {
     proxy_groups: Sender<ObjectRef<ProxyGroup>>,
     tailnet_ingresses: Sender<ObjectRef<TailnetIngress>>,
     tailnet_services: Sender<ObjectRef<TailnetService>>,
+    identity_providers: Sender<ObjectRef<IdentityProvider>>,
     ingresses: Sender<ObjectRef<Ingress>>,
     devices: Sender<ObjectRef<Secret>>,
 }
@@ -32,6 +33,8 @@ pub struct Outlets {
     pub tailnet_ingresses: Receiver<ObjectRef<TailnetIngress>>,
     /// For [`crate::tailnet_service`].
     pub tailnet_services: Receiver<ObjectRef<TailnetService>>,
+    /// For [`crate::identity_provider`].
+    pub identity_providers: Receiver<ObjectRef<IdentityProvider>>,
     /// For [`crate::ingress`].
     pub ingresses: Receiver<ObjectRef<Ingress>>,
     /// For [`crate::device`].
@@ -44,6 +47,7 @@ pub fn queues(namespace: &str) -> (Queues, Outlets) {
     let (proxy_groups, proxy_groups_out) = channel(CAPACITY);
     let (tailnet_ingresses, tailnet_ingresses_out) = channel(CAPACITY);
     let (tailnet_services, tailnet_services_out) = channel(CAPACITY);
+    let (identity_providers, identity_providers_out) = channel(CAPACITY);
     let (ingresses, ingresses_out) = channel(CAPACITY);
     let (devices, devices_out) = channel(CAPACITY);
     (
@@ -53,6 +57,7 @@ pub fn queues(namespace: &str) -> (Queues, Outlets) {
             proxy_groups,
             tailnet_ingresses,
             tailnet_services,
+            identity_providers,
             ingresses,
             devices,
         },
@@ -61,6 +66,7 @@ pub fn queues(namespace: &str) -> (Queues, Outlets) {
             proxy_groups: proxy_groups_out,
             tailnet_ingresses: tailnet_ingresses_out,
             tailnet_services: tailnet_services_out,
+            identity_providers: identity_providers_out,
             ingresses: ingresses_out,
             devices: devices_out,
         },
@@ -82,6 +88,11 @@ impl Queues {
                     .is_ok(),
                 Woken::TailnetService { namespace, name } => self
                     .tailnet_services
+                    .send(ObjectRef::new(&name).within(&namespace))
+                    .await
+                    .is_ok(),
+                Woken::IdentityProvider { namespace, name } => self
+                    .identity_providers
                     .send(ObjectRef::new(&name).within(&namespace))
                     .await
                     .is_ok(),

@@ -34,7 +34,7 @@ use crate::{
     context::{Context, Error, Settings},
     device,
     events::Events,
-    ingress, lease,
+    identity_provider, ingress, lease,
     metrics::Metrics,
     proxy_group,
     queues::{Outlets, queues},
@@ -222,6 +222,7 @@ fn control(
         proxy_groups,
         tailnet_ingresses,
         tailnet_services,
+        identity_providers,
         ingresses,
         devices,
     } = outlets;
@@ -252,6 +253,12 @@ fn control(
         stores.tailnet_services.clone(),
         tailnet_services,
         tailnet_service::reconcile,
+    );
+    c.run(
+        "identity_provider",
+        stores.identity_providers.clone(),
+        identity_providers,
+        identity_provider::reconcile,
     );
     c.run("ingress", stores.ingresses.clone(), ingresses, ingress::reconcile);
     c.run("device", stores.secrets.clone(), devices, device::reconcile);

@@ -18,7 +18,9 @@ use kube::{
     Resource, ResourceExt,
     runtime::reflector::{Lookup, ObjectRef, Store, store::Writer},
 };
-use postern_crds::{INGRESS_CONTROLLER, ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService};
+use postern_crds::{
+    INGRESS_CONTROLLER, IdentityProvider, ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService,
+};
 
 use crate::labels::{GROUP, OWNER_UID, ROLE, ROLE_NODE, label};
 pub use watches::{Listeners, Readiness, watch};
@@ -38,6 +40,8 @@ pub struct Stores {
     pub tailnet_ingresses: Store<TailnetIngress>,
     /// All TailnetServices.
     pub tailnet_services: Store<TailnetService>,
+    /// All IdentityProviders.
+    pub identity_providers: Store<IdentityProvider>,
     /// All Ingresses, of whatever class.
     pub ingresses: Store<Ingress>,
     /// All IngressClasses.
@@ -63,6 +67,7 @@ pub struct Writers {
     pub(crate) proxy_groups: Writer<ProxyGroup>,
     pub(crate) tailnet_ingresses: Writer<TailnetIngress>,
     pub(crate) tailnet_services: Writer<TailnetService>,
+    pub(crate) identity_providers: Writer<IdentityProvider>,
     pub(crate) ingresses: Writer<Ingress>,
     pub(crate) ingress_classes: Writer<IngressClass>,
     pub(crate) services: Writer<Service>,
@@ -81,6 +86,7 @@ pub fn stores(namespace: &str) -> (Stores, Writers) {
         proxy_groups: Writer::default(),
         tailnet_ingresses: Writer::default(),
         tailnet_services: Writer::default(),
+        identity_providers: Writer::default(),
         ingresses: Writer::default(),
         ingress_classes: Writer::default(),
         services: Writer::default(),
@@ -97,6 +103,7 @@ pub fn stores(namespace: &str) -> (Stores, Writers) {
         proxy_groups: writers.proxy_groups.as_reader(),
         tailnet_ingresses: writers.tailnet_ingresses.as_reader(),
         tailnet_services: writers.tailnet_services.as_reader(),
+        identity_providers: writers.identity_providers.as_reader(),
         ingresses: writers.ingresses.as_reader(),
         ingress_classes: writers.ingress_classes.as_reader(),
         services: writers.services.as_reader(),

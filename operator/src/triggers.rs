@@ -8,13 +8,13 @@ use k8s_openapi::api::{
     networking::v1::{Ingress, IngressClass},
 };
 use kube::ResourceExt;
-use postern_crds::{ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService};
+use postern_crds::{IdentityProvider, ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService};
 
 use crate::{
-    ingress,
+    identity_provider, ingress,
     labels::{
-        self, GROUP, HOSTNAME, OWNER, ROLE, ROLE_CREDENTIALS, ROLE_KEYS, ROLE_NODE, ROLE_OWN_CERTIFICATE,
-        annotation, label,
+        self, GROUP, HOSTNAME, OWNER, ROLE, ROLE_CREDENTIALS, ROLE_DOCUMENT, ROLE_KEYS, ROLE_NODE,
+        ROLE_OWN_CERTIFICATE, annotation, label,
     },
     stores::{Filter, Stores},
     tailnet, tailnet_ingress, tailnet_service,
@@ -36,6 +36,13 @@ pub enum Woken {
     },
     /// By namespace and name.
     TailnetService {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// By namespace and name.
+    IdentityProvider {
         /// Its namespace.
         namespace: String,
         /// Its name.
@@ -101,6 +108,18 @@ pub fn tailnet_service(stores: &Stores, object: &TailnetService) -> Vec<Woken> {
         Woken::ProxyGroup(tailnet_service::validate::group(object)),
     ];
     woken.extend(rivals(stores, &tailnet_service::validate::label_text(object)));
+    woken
+}
+
+pub fn identity_provider(stores: &Stores, object: &IdentityProvider) -> Vec<Woken> {
+    let mut woken = vec![
+        provider_key(object),
+        Woken::ProxyGroup(identity_provider::validate::group(object)),
+    ];
+    woken.extend(rivals(
+        stores,
+        &identity_provider::validate::hostname_text(object),
+    ));
     woken
 }
 
@@ -182,6 +201,7 @@ pub fn namespace(stores: &Stores, object: &Namespace) -> Vec<Woken> {
                 .filter(|woken| match woken {
                     Woken::TailnetIngress { namespace, .. }
                     | Woken::TailnetService { namespace, .. }
+                    | Woken::IdentityProvider { namespace, .. }
                     | Woken::Ingress { namespace, .. } => *namespace == name,
                     Woken::Tailnet(_) | Woken::ProxyGroup(_) | Woken::Device(_) => false,
                 })
@@ -208,6 +228,8 @@ pub fn secret(stores: &Stores, object: &Secret) -> Vec<Woken> {
             .filter(|known| labels::credentials(&known.name_any()) == object.name_any())
             .flat_map(|known| tailnet(stores, known))
             .collect(),
+        // Logins change them, which is no business of ours.
+        Some(ROLE_DOCUMENT) => Vec::new(),
         Some(_) => group().into_iter().collect(),
         None => {
             let name = object.name_any();
@@ -224,7 +246,7 @@ pub fn secret(stores: &Stores, object: &Secret) -> Vec<Woken> {
 
 /// Configuration that somebody else changed concerns its group; a report also all that it speaks of.
 pub fn config_map(stores: &Stores, object: &ConfigMap) -> Vec<Woken> {
-    let Some(group) = label(object, GROUP) else {
+    let Some(group) = label(object, GROUP).filter(|_| label(object, ROLE) != Some(ROLE_DOCUMENT)) else {
         return Vec::new();
     };
     let mut woken = vec![Woken::ProxyGroup(group.to_owned())];
@@ -279,6 +301,8 @@ pub fn everything(stores: &Stores) -> Vec<Woken> {
             .iter()
             .map(|object| service_key(object)),
     );
+    let providers = stores.identity_providers.state();
+    woken.extend(providers.iter().map(|object| provider_key(object)));
     woken.extend(stores.ingresses.state().iter().map(|object| ingress_key(object)));
     let records = stores
         .secrets
@@ -297,6 +321,10 @@ fn members(stores: &Stores, group: &str) -> Vec<Woken> {
         .tailnet_services
         .state_filter(|object| tailnet_service::validate::group(object) == group);
     woken.extend(services.iter().map(|object| service_key(object)));
+    let providers = stores
+        .identity_providers
+        .state_filter(|object| identity_provider::validate::group(object) == group);
+    woken.extend(providers.iter().map(|object| provider_key(object)));
     woken.extend(
         (stores.our_ingresses().iter())
             .filter(|object| ingress::validate::group(object) == group)
@@ -336,6 +364,15 @@ fn rivals(stores: &Stores, hostname: &str) -> Vec<Woken> {
             Woken::ProxyGroup(tailnet_service::validate::group(object)),
         ]
     }));
+    let providers = stores
+        .identity_providers
+        .state_filter(|object| identity_provider::validate::hostname_text(object) == hostname);
+    woken.extend(providers.iter().flat_map(|object| {
+        [
+            provider_key(object),
+            Woken::ProxyGroup(identity_provider::validate::group(object)),
+        ]
+    }));
     woken.extend(
         (stores.our_ingresses().iter())
             .filter(|object| ingress::validate::hostname_text(object).1 == hostname)
@@ -356,6 +393,7 @@ fn owner(secret: &Secret) -> Option<Woken> {
     match kind {
         "TailnetIngress" => Some(Woken::TailnetIngress { namespace, name }),
         "TailnetService" => Some(Woken::TailnetService { namespace, name }),
+        "IdentityProvider" => Some(Woken::IdentityProvider { namespace, name }),
         "Ingress" => Some(Woken::Ingress { namespace, name }),
         _ => None,
     }
@@ -370,6 +408,13 @@ fn key(object: &TailnetIngress) -> Woken {
 
 fn service_key(object: &TailnetService) -> Woken {
     Woken::TailnetService {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+    }
+}
+
+fn provider_key(object: &IdentityProvider) -> Woken {
+    Woken::IdentityProvider {
         namespace: object.namespace().unwrap_or_default(),
         name: object.name_any(),
     }

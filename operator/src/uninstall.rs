@@ -11,7 +11,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, Namespace, Pod, Secret, ServiceAccount},
+        core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount},
         networking::v1::{Ingress, NetworkPolicy},
         policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
@@ -19,7 +19,7 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, Resource, ResourceExt, api::ListParams};
 use postern_crds::{
-    ProxyGroup, Tailnet, TailnetIngress, TailnetService,
+    IdentityProvider, ProxyGroup, Tailnet, TailnetIngress, TailnetService,
     conditions::{READY, reasons},
 };
 use serde_json::json;
@@ -90,6 +90,7 @@ async fn remove(client: &Client, namespace: &str, cluster: &str) -> anyhow::Resu
     remove_all::<Role>(client, namespace).await?;
     remove_all::<ServiceAccount>(client, namespace).await?;
     remove_all::<NetworkPolicy>(client, namespace).await?;
+    remove_all::<Service>(client, namespace).await?;
     remove_all::<PodDisruptionBudget>(client, namespace).await?;
     remove_all::<ConfigMap>(client, namespace).await?;
     remove_all::<Secret>(client, namespace).await?;
@@ -246,6 +247,21 @@ async fn let_go(client: &Client) -> anyhow::Result<()> {
     .await?
     {
         let api = Api::<TailnetService>::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+        let before = object.status.clone().unwrap_or_default().conditions;
+        let generation = object.metadata.generation.unwrap_or_default();
+        let conditions =
+            conditions::merge(&before, std::slice::from_ref(&said), generation, Timestamp::now());
+        apply::status(&api, &object.name_any(), &json!({"conditions": conditions})).await?;
+        release(&api, &object, NAME_FINALIZER).await?;
+    }
+    for object in list(
+        &Api::<IdentityProvider>::all(client.clone()),
+        &ListParams::default(),
+    )
+    .await?
+    {
+        let api =
+            Api::<IdentityProvider>::namespaced(client.clone(), &object.namespace().unwrap_or_default());
         let before = object.status.clone().unwrap_or_default().conditions;
         let generation = object.metadata.generation.unwrap_or_default();
         let conditions =

@@ -66,6 +66,7 @@ fn listeners(out: &mut String, listeners: &[Listener]) -> std::fmt::Result {
             Protocol::TlsTerminatedTcp(Tcp { backend, .. }) => {
                 writeln!(out, "  tls {port} -> {}", bytes(backend))?;
             }
+            Protocol::IdentityProvider(_) => writeln!(out, "  https {port} -> identity provider")?,
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 //! Every object has a name that we know and exists before us: nothing is listed or created, Secrets are
 //! never watched. When the API server is away, everything goes on as it is and the watches try again.
 
+mod documents;
 mod report;
 mod secrets;
 mod view;
@@ -85,6 +86,7 @@ impl Cluster {
     pub fn secrets(&self) -> Arc<dyn Secrets> {
         Arc::new(secrets::Kubernetes::new(
             Api::namespaced(self.client.clone(), &self.member.namespace),
+            self.config_maps.clone(),
             &self.member.group,
         ))
     }

@@ -1,11 +1,13 @@
-//! `postern-proxy idp`: the identity provider alone on a machine, in place of tsidp.
+//! The identity provider: behind a name of a group ([`Issuing`]), and as `postern-proxy idp` alone on a machine,
+//! in place of tsidp.
 //!
-//! It takes tsidp's flags and environment, and its directory: the node with its name, the signing key and the
+//! Alone it takes tsidp's flags and environment, and its directory: the node with its name, the signing key and the
 //! clients. Three ways lead in, and each says by itself what may be done on it ([`postern_idp::Arrival`]): the
 //! tailnet, Funnel, and a port on loopback.
 
 mod args;
 mod directory;
+mod issuing;
 mod people;
 mod requests;
 mod serve;
@@ -22,6 +24,7 @@ use postern_node::{
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use args::{Idp, go_flags};
+pub use issuing::{Issuing, look_after};
 
 use self::{people::People, serve::Host};
 use crate::{drain::Drain, listen::Limits};
@@ -79,7 +82,8 @@ async fn serve(args: &Idp, state: &directory::State, node: &Node, drain: &Drain)
     let issuer = Issuer::new(&name, args.port).context("the name of this machine")?;
     let mut config = Config::new(issuer.clone());
     config.token_exchange = args.enable_sts;
-    let people = Arc::new(People::new(node.clone()));
+    let known = node.clone();
+    let people = Arc::new(People::new(move || known.netmap().borrow().clone()));
     let provider = Provider::start(
         config,
         state.store.clone(),

@@ -26,6 +26,7 @@ use crate::{
     certs::Resolver,
     drain::Drain,
     http::{self, Connection, Gate, Site, Tls},
+    idp::{self, Issuing},
     limiter::{Permit, Refused, Subject},
     metrics::{Metrics, ResultLabel, StateLabel},
     tailnet::{Accepted, Listener, Node, Stream},
@@ -43,6 +44,8 @@ pub enum Content {
     Tcp(Arc<ArcSwap<Forward>>),
     /// Bytes inside of TLS.
     TlsTcp(Arc<ArcSwap<Forward>>),
+    /// TLS, HTTP/1.1, and the identity provider.
+    IdentityProvider(Arc<ArcSwap<Issuing>>),
 }
 
 impl Content {
@@ -51,6 +54,8 @@ impl Content {
         match self {
             Self::Https(site) | Self::Http(site) => site.load().funnel.clone(),
             Self::Tcp(forward) | Self::TlsTcp(forward) => forward.load().funnel.clone(),
+            // From a manifest it isn't on the internet yet.
+            Self::IdentityProvider(_) => None,
         }
     }
 }
@@ -88,6 +93,10 @@ impl Port {
     /// Accepts until draining starts or the node closes. Connections end in the drain's tasks.
     pub async fn serve(self, mut listener: Box<dyn Listener>) {
         let port = Arc::new(self);
+        if let Content::IdentityProvider(issuing) = &port.content {
+            let tending = idp::look_after(port.clone(), issuing.clone());
+            port.drain.tasks.spawn(tending);
+        }
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -174,6 +183,11 @@ impl Port {
                     Box::pin(tcp::forward(self, &forward, accepted)).await;
                 }
             }
+            Content::IdentityProvider(issuing) => {
+                if let Some((accepted, _, _)) = self.handshake(&self.tls.bytes, accepted).await {
+                    issuing.load_full().serve(self, accepted).await;
+                }
+            }
         }
     }
 
@@ -196,7 +210,7 @@ impl Port {
     }
 
     /// The connection inside of TLS, the SNI and whether ALPN chose HTTP/2.
-    async fn handshake(
+    pub(crate) async fn handshake(
         &self,
         config: &Arc<rustls::ServerConfig>,
         mut accepted: Accepted,

@@ -1,15 +1,12 @@
 //! Does what was planned for one object.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
-use postern_crds::{DEFAULT, ProxyGroup, ProxyGroupSpec};
 
 use crate::{
     apply::{self, ApplyError, Kind},
     context::Context,
-    labels::{MADE_BY_DEFAULT, MANAGED_BY, NAME_FINALIZER, POSTERN, is_ours},
+    labels::{NAME_FINALIZER, is_ours},
     name::plan::NamePlan,
 };
 
@@ -24,14 +21,14 @@ pub async fn apply<K: Kind>(
     plan: &NamePlan,
 ) -> Result<(), ApplyError> {
     let NamePlan {
-        make_default_group,
+        make_group,
         finalizer,
         copies,
         prune,
         problems: _,
     } = plan;
-    if *make_default_group {
-        apply::create(&Api::all(context.client.clone()), &default_group()).await?;
+    if let Some(group) = make_group {
+        apply::create(&Api::all(context.client.clone()), group).await?;
     }
     if *finalizer == Some(true) {
         apply::finalizer(api, object, NAME_FINALIZER, true).await?;
@@ -50,18 +47,4 @@ pub async fn apply<K: Kind>(
         apply::finalizer(api, object, NAME_FINALIZER, false).await?;
     }
     Ok(())
-}
-
-/// The ProxyGroup for objects that name none.
-fn default_group() -> ProxyGroup {
-    ProxyGroup {
-        metadata: ObjectMeta {
-            name: Some(DEFAULT.into()),
-            labels: Some(BTreeMap::from([(MANAGED_BY.into(), POSTERN.into())])),
-            annotations: Some(BTreeMap::from([(MADE_BY_DEFAULT.into(), "true".into())])),
-            ..ObjectMeta::default()
-        },
-        spec: ProxyGroupSpec::default(),
-        status: None,
-    }
 }

@@ -11,7 +11,7 @@ use postern_crds::{NamespacesFrom, ProxyGroup, ProxyGroupSpec};
 use postern_proxy_config::group::Owner;
 
 use crate::{
-    ingress,
+    identity_provider, ingress,
     model::{Hostname, Problem},
     name::{created, owner_of},
     stores::Stores,
@@ -74,7 +74,21 @@ impl Claims {
                 &tailnet_service::validate::label_text(&object),
             )
         });
-        Self::decide(of_tailnet_ingresses.chain(of_ingresses).chain(of_services))
+        let of_providers = stores
+            .identity_providers
+            .state()
+            .into_iter()
+            .filter_map(|object| {
+                let group = identity_provider::validate::group(&object);
+                let text = identity_provider::validate::hostname_text(&object);
+                candidate(stores, &*object, &group, &text)
+            });
+        Self::decide(
+            of_tailnet_ingresses
+                .chain(of_ingresses)
+                .chain(of_services)
+                .chain(of_providers),
+        )
     }
 
     /// Who has a name.

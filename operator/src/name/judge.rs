@@ -1,7 +1,7 @@
 //! Claim + what the cluster holds → what is served, or why not. Pure: it reads stores and nothing else.
 
 use kube::ResourceExt;
-use postern_crds::{DEFAULT, Tailnet, conditions::reasons};
+use postern_crds::{Tailnet, conditions::reasons};
 use postern_proxy_config::{
     funnel::Funnel,
     group::{Backend, Http, Listener, OwnCertificate, PathMatch, Protocol, Route, SecretRef, Tcp},
@@ -69,12 +69,9 @@ fn accept(
         .clone()
         .ok_or_else(|| Problem::invalid("spec.hostname", "is not a DNS label"))?;
     let Some(group) = stores.proxy_group(&claim.group) else {
-        if claim.group == DEFAULT {
-            return Err(Problem::new(
-                reasons::PENDING,
-                "",
-                "ProxyGroup default is being made",
-            ));
+        if claim.group_is_made() {
+            let message = format!("ProxyGroup {} is being made", claim.group);
+            return Err(Problem::new(reasons::PENDING, "", message));
         }
         let message = format!(
             "ProxyGroup {} doesn't exist: make it, or name another",
@@ -265,6 +262,7 @@ fn listeners(
                 PortProtocol::RedirectToHttps => Protocol::RedirectToHttps { port: HTTPS },
                 PortProtocol::Tls(stream) => Protocol::TlsTerminatedTcp(tcp(stream, &mut resolve)),
                 PortProtocol::Tcp(stream) => Protocol::Tcp(tcp(stream, &mut resolve)),
+                PortProtocol::IdentityProvider(provider) => Protocol::IdentityProvider(provider.clone()),
             },
         })
         .collect()
@@ -312,7 +310,7 @@ pub fn keep_serving(listeners: &mut [Listener], before: &[Listener]) {
             Protocol::Tcp(tcp) | Protocol::TlsTerminatedTcp(tcp) => {
                 served.push(((listener.port, None, None), tcp.backend.clone()));
             }
-            Protocol::RedirectToHttps { .. } => {}
+            Protocol::RedirectToHttps { .. } | Protocol::IdentityProvider(_) => {}
         }
     }
     let keep = |backend: &mut Backend, place: &Place| {
@@ -335,7 +333,7 @@ pub fn keep_serving(listeners: &mut [Listener], before: &[Listener]) {
             Protocol::Tcp(tcp) | Protocol::TlsTerminatedTcp(tcp) => {
                 keep(&mut tcp.backend, &(port, None, None));
             }
-            Protocol::RedirectToHttps { .. } => {}
+            Protocol::RedirectToHttps { .. } | Protocol::IdentityProvider(_) => {}
         }
     }
 }
@@ -347,6 +345,6 @@ pub fn backends(listeners: &[Listener]) -> impl Iterator<Item = &Backend> {
             http.routes.iter().map(|route| &route.backend).collect()
         }
         Protocol::Tcp(tcp) | Protocol::TlsTerminatedTcp(tcp) => vec![&tcp.backend],
-        Protocol::RedirectToHttps { .. } => Vec::new(),
+        Protocol::RedirectToHttps { .. } | Protocol::IdentityProvider(_) => Vec::new(),
     })
 }

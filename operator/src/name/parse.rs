@@ -21,6 +21,27 @@ pub fn bytes(text: &str) -> Option<u64> {
 
 /// A duration as Gateway API writes it (GEP-2257): `1h30m`, `500ms`.
 pub fn milliseconds(text: &str) -> Option<u64> {
+    sum(text, |unit| match unit {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    })
+}
+
+/// A duration of some length: `5m`, `12h`, `30d`.
+pub fn seconds(text: &str) -> Option<u64> {
+    sum(text, |unit| match unit {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        "d" => Some(86_400),
+        _ => None,
+    })
+}
+
+fn sum(text: &str, factor: impl Fn(&str) -> Option<u64>) -> Option<u64> {
     let mut rest = text;
     let mut total: u64 = 0;
     if rest.is_empty() {
@@ -31,14 +52,7 @@ pub fn milliseconds(text: &str) -> Option<u64> {
         let (number, tail) = rest.split_at(digits);
         let letters = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
-        let factor = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return None,
-        };
-        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(factor)?)?;
+        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(factor(unit)?)?)?;
         rest = tail;
     }
     Some(total)
@@ -61,6 +75,7 @@ mod tests {
     fn durations() {
         assert_eq!(milliseconds("1h30m"), Some(5_400_000));
         assert_eq!(milliseconds("500ms"), Some(500));
+        assert_eq!((seconds("30d"), seconds("1h1s")), (Some(2_592_000), Some(3601)));
         for bad in ["", "10", "s", "1d", "-1s", "1.5s"] {
             assert_eq!(milliseconds(bad), None, "{bad}");
         }

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::{
+    api::core::v1::Secret,
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+};
 use kube::ResourceExt;
-use postern_crds::{DEFAULT, conditions::reasons};
+use postern_crds::{AllowedNamespaces, NamespacesFrom, ProxyGroup, ProxyGroupSpec, conditions::reasons};
 use postern_proxy_config::names;
 
 use crate::{
-    labels::{self, OWNER, OWNER_UID, ROLE_OWN_CERTIFICATE, SOURCE},
+    labels::{self, MADE_BY_DEFAULT, MANAGED_BY, OWNER, OWNER_UID, POSTERN, ROLE_OWN_CERTIFICATE, SOURCE},
     model::{Claim, Problem},
     name::{dereference::Found, judge::Judgement, keys},
 };
@@ -34,15 +37,15 @@ pub struct Inputs<'a> {
     pub copies: Vec<String>,
     /// A device is recorded for it, or something else is still to go.
     pub kept: bool,
-    /// The ProxyGroup `default` exists.
-    pub has_default_group: bool,
+    /// Its ProxyGroup exists.
+    pub has_group: bool,
 }
 
 /// What has to be done.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NamePlan {
-    /// Make the ProxyGroup `default`.
-    pub make_default_group: bool,
+    /// The ProxyGroup to make.
+    pub make_group: Option<ProxyGroup>,
     /// Set (true) or take away (false) the finalizer.
     pub finalizer: Option<bool>,
     /// Copies to apply.
@@ -64,7 +67,7 @@ pub fn plan(inputs: Inputs<'_>) -> NamePlan {
         keys,
         copies,
         kept,
-        has_default_group,
+        has_group,
     } = inputs;
     if claim.deleting || !ours {
         // The finalizer stays until the last device is gone: its record tells, not the object.
@@ -76,7 +79,7 @@ pub fn plan(inputs: Inputs<'_>) -> NamePlan {
         };
     }
     let mut plan = NamePlan {
-        make_default_group: claim.group == DEFAULT && !has_default_group && claim.spec.is_ok(),
+        make_group: (claim.group_is_made() && !has_group && claim.spec.is_ok()).then(|| group(claim)),
         finalizer: (!claim.held && judgement.accepted.is_ok()).then_some(true),
         ..NamePlan::default()
     };
@@ -101,6 +104,37 @@ pub fn plan(inputs: Inputs<'_>) -> NamePlan {
         plan.prune = copies.into_iter().filter(|copy| !named.contains(copy)).collect();
     }
     plan
+}
+
+/// The group for objects that name none, or for this one alone.
+fn group(claim: &Claim) -> ProxyGroup {
+    let own = || AllowedNamespaces {
+        from: NamespacesFrom::Selector,
+        selector: Some(LabelSelector {
+            match_labels: Some(BTreeMap::from([(
+                "kubernetes.io/metadata.name".into(),
+                claim.owner.namespace.clone(),
+            )])),
+            ..LabelSelector::default()
+        }),
+    };
+    ProxyGroup {
+        metadata: ObjectMeta {
+            name: Some(claim.group.clone()),
+            labels: Some(BTreeMap::from([(MANAGED_BY.into(), POSTERN.into())])),
+            annotations: Some(BTreeMap::from([(MADE_BY_DEFAULT.into(), "true".into())])),
+            ..ObjectMeta::default()
+        },
+        spec: ProxyGroupSpec {
+            allowed_namespaces: if claim.own_group {
+                own()
+            } else {
+                AllowedNamespaces::default()
+            },
+            ..ProxyGroupSpec::default()
+        },
+        status: None,
+    }
 }
 
 fn copy(namespace: &str, claim: &Claim, name: &str, field: &str, source: &Secret) -> Result<Secret, Problem> {

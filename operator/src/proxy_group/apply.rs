@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aws_lc_rs::rand;
 use k8s_openapi::{
     ByteString,
-    api::core::v1::{ConfigMap, Secret},
+    api::core::v1::{ConfigMap, Secret, Service},
 };
 use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 use serde_json::json;
@@ -33,6 +33,8 @@ pub async fn apply(context: &Context, plan: &Plan) -> Result<(), ApplyError> {
         role,
         binding,
         network_policy,
+        services,
+        prune_services,
         budget,
         workload,
     } = plan;
@@ -67,6 +69,13 @@ pub async fn apply(context: &Context, plan: &Plan) -> Result<(), ApplyError> {
         write::merge(&secret_api, secret, patch).await?;
     }
     context.applied.apply(client, network_policy, now).await?;
+    for service in services {
+        let current = stores.service(namespace, &service.name_any());
+        write::apply(client, service, current.as_deref()).await?;
+    }
+    for service in prune_services {
+        write::delete(&Api::<Service>::namespaced(client.clone(), namespace), service).await?;
+    }
     context.applied.apply(client, budget, now).await?;
     if let Some(workload) = workload {
         let current = stores

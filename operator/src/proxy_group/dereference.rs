@@ -11,8 +11,8 @@ use postern_proxy_config::{
 };
 
 use crate::{
-    config, ingress,
-    labels::{GROUP, ROLE, ROLE_KEYS, ROLE_OWN_CERTIFICATE, label},
+    config, identity_provider, ingress,
+    labels::{GROUP, ROLE, ROLE_KEYS, ROLE_OWN_CERTIFICATE, is_ours, label},
     model::{Claim, SERVICE_PREFIX},
     name::{
         claims::{self, Claims},
@@ -43,6 +43,8 @@ pub struct Inputs {
     pub secrets: BTreeMap<String, String>,
     /// Copies of certificates and keys for this group.
     pub copies: Vec<String>,
+    /// Ways in from inside of the cluster.
+    pub services: Vec<String>,
     /// What the replicas say.
     pub reports: Vec<Report>,
     /// Its pods.
@@ -109,6 +111,15 @@ pub fn dereference(stores: &Stores, group: &Arc<ProxyGroup>) -> Inputs {
             .iter()
             .map(|secret| (secret.name_any(), secret.resource_version().unwrap_or_default()))
             .collect(),
+        services: (stores.services)
+            .state_filter(|service| {
+                service.namespace().as_deref() == Some(&stores.namespace)
+                    && is_ours(service)
+                    && label(service, GROUP) == Some(&name)
+            })
+            .iter()
+            .map(|service| service.name_any())
+            .collect(),
         reports: report::reports(stores, &name),
         workload: stores
             .stateful_sets
@@ -128,7 +139,14 @@ pub fn claims_of(stores: &Stores, group: &str) -> Vec<Claim> {
     let services = (stores.tailnet_services.state().into_iter())
         .filter(|object| tailnet_service::validate::group(object) == group)
         .map(|object| tailnet_service::validate::claim(&object));
-    let mut claims: Vec<_> = tailnet_ingresses.chain(ingresses).chain(services).collect();
+    let providers = (stores.identity_providers.state().into_iter())
+        .filter(|object| identity_provider::validate::group(object) == group)
+        .map(|object| identity_provider::validate::claim(&object));
+    let mut claims: Vec<_> = tailnet_ingresses
+        .chain(ingresses)
+        .chain(services)
+        .chain(providers)
+        .collect();
     claims.sort_by(|a, b| (a.created, &a.owner.uid).cmp(&(b.created, &b.owner.uid)));
     claims
 }

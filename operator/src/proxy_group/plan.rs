@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{ConfigMap, Secret, ServiceAccount},
+        core::v1::{ConfigMap, Secret, Service, ServiceAccount},
         networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
@@ -51,6 +51,10 @@ pub struct Plan {
     pub binding: RoleBinding,
     /// Who reaches the pods.
     pub network_policy: NetworkPolicy,
+    /// Ways in from inside of the cluster.
+    pub services: Vec<Service>,
+    /// Such ways that nobody wants any more.
+    pub prune_services: Vec<String>,
     /// How many may be missing.
     pub budget: PodDisruptionBudget,
     /// The pods; absent when they have to stay as they are.
@@ -82,6 +86,12 @@ pub fn plan(
             .flat_map(|wanted| config::secrets(settings, valid, wanted)),
     );
     secrets.extend(config::service_certificates(settings, valid, &config));
+    let services: Vec<_> = config::providers(&config)
+        .filter(|(_, provider)| provider.back_channel)
+        .map(|_| workload::back_channel(group, meta(names::back_channel(group))))
+        .collect();
+    let (open_documents, secret_documents) = config::documents(&config, &meta);
+    secrets.extend(secret_documents);
     secrets.retain(|secret| {
         let name = secret.metadata.name.as_ref();
         name.is_some_and(|name| !inputs.secrets.contains_key(name))
@@ -98,7 +108,7 @@ pub fn plan(
         release: (config.release.iter())
             .map(|secret| (secret.clone(), now))
             .collect(),
-        blanks: config::blanks(valid, &meta),
+        blanks: [config::blanks(valid, &meta), open_documents].concat(),
         endpoints: config::endpoints(group, &config, &meta, addresses),
         shards: config::shards(valid, &config, &meta),
         account: ServiceAccount {
@@ -107,7 +117,16 @@ pub fn plan(
         },
         role: access::role(valid, inputs, &config, &meta),
         binding: access::binding(settings, group, &meta),
-        network_policy: workload::network_policy(group, &meta),
+        prune_services: (inputs.services.iter())
+            .filter(|name| {
+                !services
+                    .iter()
+                    .any(|service| service.metadata.name.as_ref() == Some(name))
+            })
+            .cloned()
+            .collect(),
+        network_policy: workload::network_policy(group, !services.is_empty(), &meta),
+        services,
         budget: workload::budget(group, &meta),
         workload: (valid.template.as_ref().ok())
             .map(|template| workload::stateful_set(settings, valid, template.as_ref(), &meta)),

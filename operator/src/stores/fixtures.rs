@@ -5,7 +5,7 @@ use k8s_openapi::api::{
     networking::v1::{Ingress, IngressClass},
 };
 use kube::runtime::{reflector::store::Writer, watcher::Event};
-use postern_crds::{ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService};
+use postern_crds::{IdentityProvider, ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -22,6 +22,7 @@ pub fn filled(namespace: &str, yaml: &str) -> Stores {
             "ProxyGroup" => put::<ProxyGroup>(&mut writers.proxy_groups, document),
             "TailnetIngress" => put::<TailnetIngress>(&mut writers.tailnet_ingresses, document),
             "TailnetService" => put::<TailnetService>(&mut writers.tailnet_services, document),
+            "IdentityProvider" => put::<IdentityProvider>(&mut writers.identity_providers, document),
             "Ingress" => put::<Ingress>(&mut writers.ingresses, document),
             "IngressClass" => put::<IngressClass>(&mut writers.ingress_classes, document),
             "Service" => put::<Service>(&mut writers.services, document),

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How many kinds are watched.
-const WATCHES: usize = 13;
+const WATCHES: usize = 14;
 
 /// Counts the watches whose first list is in its store.
 #[derive(Default)]
@@ -63,6 +63,7 @@ pub fn watch(tracker: &TaskTracker, client: &Client, writers: Writers, listeners
         proxy_groups,
         tailnet_ingresses,
         tailnet_services,
+        identity_providers,
         ingresses,
         ingress_classes,
         services,
@@ -86,6 +87,7 @@ pub fn watch(tracker: &TaskTracker, client: &Client, writers: Writers, listeners
     w.all(proxy_groups, everything(), triggers::proxy_group);
     w.all(tailnet_ingresses, everything(), triggers::tailnet_ingress);
     w.all(tailnet_services, everything(), triggers::tailnet_service);
+    w.all(identity_providers, everything(), triggers::identity_provider);
     w.all(ingresses, everything(), triggers::ingress);
     w.all(ingress_classes, everything(), triggers::ingress_class);
     w.all(services, everything(), triggers::service);

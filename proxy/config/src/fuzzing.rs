@@ -46,7 +46,7 @@ fn listeners_are_complete(listeners: &[Listener]) {
                 }
             }
             Protocol::Tcp(tcp) | Protocol::TlsTerminatedTcp(tcp) => target_is_complete(&tcp.backend),
-            Protocol::RedirectToHttps { .. } => {}
+            Protocol::RedirectToHttps { .. } | Protocol::IdentityProvider(_) => {}
         }
     }
     let written = serde_json::to_string(&listeners).expect("listeners can be written");

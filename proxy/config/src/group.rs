@@ -179,6 +179,45 @@ pub enum Protocol {
     Tcp(Tcp),
     /// TLS is ended here, bytes go on.
     TlsTerminatedTcp(Tcp),
+    /// TLS, then the identity provider whose issuer is the name.
+    IdentityProvider(IdentityProvider),
+}
+
+/// An identity provider; written by the operator alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityProvider {
+    /// What the names of its documents begin with: ConfigMaps, and one Secret with the signing keys.
+    pub documents: String,
+    /// How ID tokens of new clients are signed.
+    #[serde(default)]
+    pub signing: Signing,
+    /// Tokens may be exchanged (RFC 8693).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub token_exchange: bool,
+    /// Clients may register themselves, as far as the tailnet's policy grants it, and go after so many
+    /// seconds; absent: they may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registration_seconds: Option<u32>,
+    /// Serve what clients ask inside of the cluster too, at [`crate::names::BACK_CHANNEL_PORT`] of the pod.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub back_channel: bool,
+    /// The life of ID and access tokens.
+    pub token_seconds: u32,
+    /// The life of a refresh token that isn't used.
+    pub refresh_seconds: u32,
+}
+
+/// Algorithm of a signature.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Signing {
+    /// ECDSA on P-256.
+    #[default]
+    #[serde(rename = "ES256")]
+    Es256,
+    /// RSA PKCS #1 v1.5.
+    #[serde(rename = "RS256")]
+    Rs256,
 }
 
 /// HTTP routing.

@@ -9,6 +9,9 @@ pub const SHARDS: usize = 4;
 /// Port of `/healthz`, `/readyz` and `/metrics` in a proxy pod.
 pub const ADMIN_PORT: u16 = 9402;
 
+/// Port of an identity provider's back channel in a proxy pod.
+pub const BACK_CHANNEL_PORT: u16 = 9444;
+
 /// Key of a node's Secret with the one-time auth key.
 pub const AUTH_KEY: &str = "authkey";
 
@@ -74,3 +77,31 @@ pub fn acme_account(group: &str) -> String {
 pub fn replica_link(group: &str) -> String {
     format!("{group}-replica-link")
 }
+
+/// What the names of an identity provider's documents begin with.
+pub fn documents(group: &str, hostname: &str) -> String {
+    format!("{group}-{hostname}-idp")
+}
+
+/// The Service of the back channel of a group's identity provider, of which it has one then. A Service's name has 63
+/// characters at most, so the hostname isn't in it.
+pub fn back_channel(group: &str) -> String {
+    format!("{group}-back-channel")
+}
+
+/// The ConfigMap or Secret of one of its documents, which stands there under [`DOCUMENT_KEY`].
+pub fn document(documents: &str, key: &str) -> String {
+    format!("{documents}-{key}")
+}
+
+/// The documents that are ConfigMaps.
+pub fn open_documents() -> impl Iterator<Item = String> {
+    let shards = |kind: &'static str| (0..16).map(move |shard| format!("{kind}-{shard:02}"));
+    ["clients", "consents", "sessions"].into_iter().flat_map(shards)
+}
+
+/// The document that is a Secret: the signing keys.
+pub const SECRET_DOCUMENT: &str = "keys";
+
+/// Key of a document's ConfigMap or Secret.
+pub const DOCUMENT_KEY: &str = "document.json";

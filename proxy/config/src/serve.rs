@@ -110,7 +110,10 @@ pub fn parse(json: &str) -> Result<Serve, ServeError> {
 /// Plain TCP may carry TLS of the backend's own.
 fn speaks_tls(protocol: &Protocol) -> bool {
     match protocol {
-        Protocol::Https(_) | Protocol::Tcp(_) | Protocol::TlsTerminatedTcp(_) => true,
+        Protocol::Https(_)
+        | Protocol::Tcp(_)
+        | Protocol::TlsTerminatedTcp(_)
+        | Protocol::IdentityProvider(_) => true,
         Protocol::Http(_) | Protocol::RedirectToHttps { .. } => false,
     }
 }

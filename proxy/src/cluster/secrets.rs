@@ -1,9 +1,12 @@
-//! Secrets by name: `get` and `patch`, nothing else.
+//! Secrets by name, and an identity provider's documents: `get` and `patch`, nothing else.
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use futures::future::BoxFuture;
-use k8s_openapi::{ByteString, api::core::v1::Secret};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Secret},
+};
 use kube::{
     Api,
     api::{Patch, PatchParams},
@@ -13,12 +16,12 @@ use postern_node::{
     state::{StateError, StateStore, StoreFuture},
 };
 use postern_proxy_config::{
-    group::{NodeConfig, SecretRef},
+    group::{IdentityProvider, NodeConfig, SecretRef},
     keys::{KEYS_KEY, Keys},
     names,
 };
 
-use super::REQUEST_TIMEOUT;
+use super::{REQUEST_TIMEOUT, documents::Documents};
 use crate::serve::{PemPair, SecretError, Secrets};
 
 /// All Secrets that the group may read.
@@ -26,16 +29,18 @@ use crate::serve::{PemPair, SecretError, Secrets};
 pub(super) struct Kubernetes {
     api: Api<Secret>,
     group: String,
+    config_maps: Api<ConfigMap>,
     acme_account: String,
 }
 
 const ACME_ACCOUNT_KEY: &str = "acme-account.key.pem";
 
 impl Kubernetes {
-    pub(super) fn new(api: Api<Secret>, group: &str) -> Self {
+    pub(super) fn new(api: Api<Secret>, config_maps: Api<ConfigMap>, group: &str) -> Self {
         Self {
             api,
             group: group.to_owned(),
+            config_maps,
             acme_account: names::acme_account(group),
         }
     }
@@ -139,6 +144,14 @@ impl Secrets for Kubernetes {
             })?;
             Keys::parse(&json).map_err(failed)
         })
+    }
+
+    fn documents(&self, provider: &IdentityProvider) -> Option<Arc<dyn postern_idp::Store>> {
+        Some(Arc::new(Documents {
+            config_maps: self.config_maps.clone(),
+            secrets: self.api.clone(),
+            names: provider.documents.clone(),
+        }))
     }
 }
 

@@ -1,25 +1,25 @@
 //! Who is who, from the node's netmap as it is at the moment.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use postern_idp::{Identify, Machine, Peer, User, identify::NodeId};
-use postern_node::{
-    netmap::{Netmap, WhoIs},
-    node::Node,
-};
+use postern_node::netmap::{Netmap, WhoIs};
 
 /// See the module.
 pub(super) struct People {
-    node: Node,
+    newest: Box<dyn Fn() -> Option<Arc<Netmap>> + Send + Sync>,
 }
 
 impl People {
-    pub(super) fn new(node: Node) -> Self {
-        Self { node }
+    /// `newest` is the netmap of a node.
+    pub(super) fn new(newest: impl Fn() -> Option<Arc<Netmap>> + Send + Sync + 'static) -> Self {
+        Self {
+            newest: Box::new(newest),
+        }
     }
 
     fn netmap<T>(&self, read: impl FnOnce(&Netmap) -> Option<T>) -> Option<T> {
-        self.node.netmap().borrow().as_deref().and_then(read)
+        (self.newest)().as_deref().and_then(read)
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Host {
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// After an error of accepting, which is want of file descriptors: others need time to go.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts on loopback until draining starts. Whoever comes this way is nobody.
 pub(super) async fn local(host: Arc<Host>, listener: TcpListener) {
@@ -65,7 +65,8 @@ impl Host {
         });
     }
 
-    async fn http(self: &Arc<Self>, stream: impl Io, arrival: Arrival) {
+    /// Serves a connection until it ends, or draining has ended it.
+    pub(super) async fn http(self: &Arc<Self>, stream: impl Io, arrival: Arrival) {
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
@@ -117,7 +118,7 @@ impl Host {
     }
 }
 
-/// Whether the request names us. On loopback any name of loopback does.
+/// Whether the request names us. On the back channel any name of loopback does too.
 fn is_for<B>(request: &Request<B>, arrival: Arrival, authority: &str) -> bool {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
@@ -130,16 +131,10 @@ fn is_for<B>(request: &Request<B>, arrival: Arrival, authority: &str) -> bool {
     if in_uri.is_some_and(|uri| uri != &host) {
         return false;
     }
-    match arrival {
-        Arrival::Tailnet { .. } | Arrival::Funnel => {
-            // The port of HTTPS may be named.
-            host.as_str()
-                .strip_suffix(":443")
-                .unwrap_or(host.as_str())
-                .eq_ignore_ascii_case(authority)
-        }
-        Arrival::BackChannel => matches!(host.host(), "localhost" | "127.0.0.1" | "[::1]"),
-    }
+    // The port of HTTPS may be named.
+    let named = host.as_str().strip_suffix(":443").unwrap_or(host.as_str());
+    let is_loopback = matches!(host.host(), "localhost" | "127.0.0.1" | "[::1]");
+    named.eq_ignore_ascii_case(authority) || (arrival == Arrival::BackChannel && is_loopback)
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
@@ -184,6 +179,8 @@ mod tests {
             assert!(!is_for(tailnet, "/", hosts), "{hosts:?}");
         }
         assert!(!is_for(tailnet, "https://evil.example/", &["idp.example.ts.net"]));
+        assert!(is_for(Arrival::BackChannel, "/", &["idp.example.ts.net"]));
+        assert!(!is_for(tailnet, "/", &["localhost"]));
         assert!(is_for(Arrival::BackChannel, "/", &["localhost:9090"]));
         assert!(is_for(Arrival::BackChannel, "/", &["[::1]:9090"]));
         assert!(!is_for(Arrival::BackChannel, "/", &["rebound.example:9090"]));

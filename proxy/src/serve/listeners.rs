@@ -15,6 +15,7 @@ use crate::{
     certs::Resolver,
     drain::Drain,
     http::Gate,
+    idp::Issuing,
     listen::{Content, Port, ServerConfigs},
     tailnet::Node,
 };
@@ -96,10 +97,10 @@ impl Listeners {
                 .is_none_or(|planned| !same_kind(&open.content, planned))
         });
         for (port, planned) in &plan.listeners {
-            let content = content(planned, plan, names);
+            let content = content(planned, plan, names, &self.context);
             if let Some(open) = self.open.get(port) {
                 swap(&open.content, content);
-            } else if names.tls_ready || !matches!(planned, Planned::Https(_) | Planned::TlsTcp(_)) {
+            } else if names.tls_ready || !planned.needs_certificate() {
                 let drain = self.drain.child();
                 own(&self.drain, &drain);
                 let open = Open {
@@ -248,10 +249,11 @@ fn same_kind(content: &Content, planned: &Planned) -> bool {
             | (Content::Http(_), Planned::Http(_))
             | (Content::Tcp(_), Planned::Tcp(_))
             | (Content::TlsTcp(_), Planned::TlsTcp(_))
+            | (Content::IdentityProvider(_), Planned::IdentityProvider(_))
     )
 }
 
-fn content(planned: &Planned, plan: &Plan, names: &Names<'_>) -> Content {
+fn content(planned: &Planned, plan: &Plan, names: &Names<'_>, context: &Context) -> Content {
     let site = |protocol| {
         let own = names.own.iter().map(String::as_str);
         let site = plan::site(protocol, plan.funnel.clone(), names.fqdn, own);
@@ -262,6 +264,10 @@ fn content(planned: &Planned, plan: &Plan, names: &Names<'_>) -> Content {
         Planned::Http(protocol) => Content::Http(site(protocol)),
         Planned::Tcp(forward) => Content::Tcp(Arc::new(ArcSwap::new(forward.clone()))),
         Planned::TlsTcp(forward) => Content::TlsTcp(Arc::new(ArcSwap::new(forward.clone()))),
+        Planned::IdentityProvider(provider) => {
+            let issuing = Issuing::new(provider, names.fqdn, &*context.secrets);
+            Content::IdentityProvider(Arc::new(ArcSwap::from_pointee(issuing)))
+        }
     }
 }
 
@@ -272,6 +278,13 @@ fn swap(open: &Content, new: Content) {
         }
         (Content::Tcp(old), Content::Tcp(new)) | (Content::TlsTcp(old), Content::TlsTcp(new)) => {
             old.store(new.load_full());
+        }
+        (Content::IdentityProvider(old), Content::IdentityProvider(new)) => {
+            let new = new.load_full();
+            // It has been started; another one would only read the same again.
+            if !old.load().is_same(&new) {
+                old.store(new);
+            }
         }
         // Ports of another kind were closed before.
         _ => {}

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use postern_proxy_config::{
     funnel::Funnel,
-    group::{Backend, Identity, Listener, Name, Protocol, Route, Service, Tcp},
+    group::{Backend, Identity, IdentityProvider, Listener, Name, Protocol, Route, Service, Tcp},
     serve::CERT_DOMAIN,
 };
 
@@ -29,6 +29,17 @@ pub(super) enum Planned {
     Http(Protocol),
     Tcp(Arc<Forward>),
     TlsTcp(Arc<Forward>),
+    IdentityProvider(IdentityProvider),
+}
+
+impl Planned {
+    /// Whether it is nothing without a certificate.
+    pub(super) fn needs_certificate(&self) -> bool {
+        match self {
+            Self::Https(_) | Self::TlsTcp(_) | Self::IdentityProvider(_) => true,
+            Self::Http(_) | Self::Tcp(_) => false,
+        }
+    }
 }
 
 /// Why a name's configuration is refused; the one before it stays.
@@ -97,6 +108,7 @@ impl Plan {
                 Protocol::RedirectToHttps { .. } => Planned::Http(protocol.clone()),
                 Protocol::Tcp(tcp) => Planned::Tcp(forward(index, tcp, funnel.as_ref())?),
                 Protocol::TlsTerminatedTcp(tcp) => Planned::TlsTcp(forward(index, tcp, funnel.as_ref())?),
+                Protocol::IdentityProvider(provider) => Planned::IdentityProvider(provider.clone()),
             };
             if listeners.insert(*port, planned).is_some() {
                 return Err(PlanError::Port(index, *port));
@@ -122,9 +134,7 @@ impl Plan {
 
     /// Whether any port needs a certificate.
     pub fn needs_certificate(&self) -> bool {
-        self.listeners
-            .values()
-            .any(|l| matches!(l, Planned::Https(_) | Planned::TlsTcp(_)))
+        self.listeners.values().any(Planned::needs_certificate)
     }
 }
 
@@ -135,7 +145,9 @@ fn check(funnel: &Funnel, listeners: &BTreeMap<u16, Planned>) -> Result<(), Plan
     }
     for port in &funnel.ports {
         match listeners.get(port) {
-            None | Some(Planned::Http(_)) => return Err(PlanError::Funnel(*port)),
+            None | Some(Planned::Http(_) | Planned::IdentityProvider(_)) => {
+                return Err(PlanError::Funnel(*port));
+            }
             // The backend of plain TCP may speak TLS itself.
             Some(Planned::Tcp(_) | Planned::TlsTcp(_)) if funnel.keys.is_some() => {
                 return Err(PlanError::NoKeys(*port));
@@ -160,10 +172,12 @@ pub(super) fn site<'a>(
             identity: http.identity.clone(),
         },
         Protocol::RedirectToHttps { port } => Behaviour::RedirectToHttps { port: *port },
-        Protocol::Tcp(_) | Protocol::TlsTerminatedTcp(_) => Behaviour::Routes {
-            table: Table::default(),
-            identity: Identity::default(),
-        },
+        Protocol::Tcp(_) | Protocol::TlsTerminatedTcp(_) | Protocol::IdentityProvider(_) => {
+            Behaviour::Routes {
+                table: Table::default(),
+                identity: Identity::default(),
+            }
+        }
     };
     let mut hosts: ahash::AHashSet<String> = own.map(str::to_owned).collect();
     hosts.insert(fqdn.to_ascii_lowercase());

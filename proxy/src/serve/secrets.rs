@@ -8,7 +8,7 @@ use postern_node::{
     state::{StateError, StateStore},
 };
 use postern_proxy_config::{
-    group::{NodeConfig, SecretRef},
+    group::{IdentityProvider, NodeConfig, SecretRef},
     keys::Keys,
 };
 
@@ -35,6 +35,10 @@ pub trait Secrets: Send + Sync {
     fn certificate<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<PemPair, SecretError>>;
     /// The keys that open a name on Funnel.
     fn keys<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<Keys, SecretError>>;
+    /// Where an identity provider's documents are; `None`: there is no place for them.
+    fn documents(&self, _provider: &IdentityProvider) -> Option<Arc<dyn postern_idp::Store>> {
+        None
+    }
 }
 
 /// A certificate chain and its key, as text. Its `Debug` prints nothing.

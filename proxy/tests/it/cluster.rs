@@ -9,16 +9,18 @@ use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use postern_idp::{Key, Shard, Swap};
 use postern_node::{control::AuthKey, credential::Credential};
 use postern_proxy::cluster::{Cluster, Member};
 use postern_proxy_config::{
-    group::NodeConfig,
+    group::{IdentityProvider, NodeConfig, Signing},
     names,
     report::{Phase, REPORT_KEY, Report},
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use zeroize::Zeroizing;
 
 use crate::front::{FQDN, Front, Nodes, WAIT};
 
@@ -125,6 +127,13 @@ impl ApiServer {
         if request.method() == Method::PATCH {
             let patch: Value =
                 serde_json::from_slice(&request.into_body().collect().await.unwrap().to_bytes()).unwrap();
+            let read = &patch["metadata"]["resourceVersion"];
+            if read.is_string() && *read != self.objects.borrow()[&key]["metadata"]["resourceVersion"] {
+                return reply(
+                    StatusCode::CONFLICT,
+                    &json!({"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409, "message": "another was first"}),
+                );
+            }
             let mut data = self.objects.borrow()[&key]["data"].clone();
             for (field, value) in patch["data"].as_object().unwrap() {
                 if value.is_null() {
@@ -318,4 +327,57 @@ async fn state_and_certificates_are_in_their_secrets() {
         said.starts_with("read secret gone: ") && said.contains("404"),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn of_two_replicas_of_an_identity_provider_one_changes_a_document() {
+    let server = ApiServer::new();
+    server.put("configmaps/g-idp-idp-sessions-00", json!({}));
+    server.put("secrets/g-idp-idp-keys", json!({}));
+    let (listener, addr) = bind("127.0.0.1:0").await;
+    let up = CancellationToken::new();
+    let running = tokio::spawn({
+        let (server, up) = (server.clone(), up.clone());
+        async move { server.serve(listener, up).await }
+    });
+    let provider = IdentityProvider {
+        documents: "g-idp-idp".into(),
+        signing: Signing::Es256,
+        token_exchange: false,
+        registration_seconds: None,
+        back_channel: false,
+        token_seconds: 300,
+        refresh_seconds: 300,
+    };
+    let replica = || connect(addr).secrets().documents(&provider).unwrap();
+    let (a, b) = (replica(), replica());
+    let bytes = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
+    for key in [Key::Sessions(Shard::of(0)), Key::Keys] {
+        assert!(a.read(key).await.unwrap().is_none());
+        let Swap::Done(first) = a.swap(key, None, bytes("1")).await.unwrap() else {
+            panic!("there was none");
+        };
+        assert_eq!(b.swap(key, None, bytes("2")).await.unwrap(), Swap::Conflict);
+        let read = b.read(key).await.unwrap().unwrap();
+        assert_eq!((&read.bytes[..], &read.version), (&b"1"[..], &first));
+        assert!(matches!(
+            b.swap(key, Some(&first), bytes("3")).await.unwrap(),
+            Swap::Done(_)
+        ));
+        assert_eq!(
+            a.swap(key, Some(&first), bytes("4")).await.unwrap(),
+            Swap::Conflict
+        );
+    }
+    let missing = a.read(Key::Sessions(Shard::of(1))).await.unwrap_err();
+    assert!(missing.to_string().contains("sessions-01"), "{missing}");
+    assert!(
+        server
+            .requests
+            .lock()
+            .iter()
+            .all(|request| { request.starts_with("GET ") || request.starts_with("PATCH ") })
+    );
+    up.cancel();
+    running.await.unwrap();
 }

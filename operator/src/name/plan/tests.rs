@@ -45,7 +45,7 @@ fn planned(claim: &Claim, stores: &Stores, certificates: Vec<Found>, kept: bool)
         keys: Vec::new(),
         copies: vec!["stale".into()],
         kept,
-        has_default_group: true,
+        has_group: true,
     })
 }
 
@@ -80,8 +80,8 @@ fn a_refused_claim_gets_no_finalizer_and_no_copies() {
     let tls = claim.spec.as_ref().unwrap().tls[0].clone();
     let plan = planned(&claim, &stores, vec![(tls, Ok(certificate(&KEYS)))], false);
     assert_eq!(
-        (plan.finalizer, plan.copies.len(), plan.make_default_group),
-        (None, 0, false)
+        (plan.finalizer, plan.copies.len(), plan.make_group),
+        (None, 0, None)
     );
 }
 
@@ -130,7 +130,7 @@ fn keys_of(found: Vec<(&str, model::KeysKind, Result<Secret, &'static str>)>) ->
         keys: keys.collect(),
         copies: vec!["default-shop-keys".into(), "stale".into()],
         kept: false,
-        has_default_group: true,
+        has_group: true,
     })
 }
 

@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use postern_proxy_config::names;
 
-use super::config::Config;
+use super::config::{self, Config};
 use crate::{
     context::Settings,
     labels::account,
@@ -36,6 +36,12 @@ pub(super) fn role(
     filled.extend(
         (config.services.values()).filter_map(|service| Some(service.certificate.as_ref()?.name.clone())),
     );
+    let mut documents = Vec::new();
+    for (_, provider) in config::providers(config) {
+        let document = |key: &str| names::document(&provider.documents, key);
+        filled.insert(document(names::SECRET_DOCUMENT));
+        documents.extend(names::open_documents().map(|key| document(&key)));
+    }
     let mut read = BTreeSet::from([names::replica_link(group)]);
     read.extend(inputs.copies.iter().cloned());
 
@@ -43,14 +49,14 @@ pub(super) fn role(
         .map(|shard| names::shard(group, shard))
         .collect();
     watched.extend([names::endpoints(group), names::assignment(group)]);
-    let reports: Vec<_> = pods().map(|pod| names::report(&pod)).collect();
+    let written: Vec<_> = pods().map(|pod| names::report(&pod)).chain(documents).collect();
     Role {
         metadata: meta(account(group)),
         rules: Some(vec![
             rule("secrets", filled.into_iter().collect(), &["get", "patch"]),
             rule("secrets", read.into_iter().collect(), &["get"]),
             rule("configmaps", watched, &["get", "list", "watch"]),
-            rule("configmaps", reports, &["get", "patch"]),
+            rule("configmaps", written, &["get", "patch"]),
         ]),
     }
 }

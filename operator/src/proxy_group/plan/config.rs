@@ -16,14 +16,17 @@ use postern_proxy_config::{
     FORMAT,
     assignment::{ASSIGNMENT_KEY, Assignment},
     endpoints::{ENDPOINTS_KEY, Endpoints},
-    group::{Backend, CONFIG_KEY, Host, Name, NodeConfig, Owner, SecretRef, Service, Shard, Tailnet},
+    group::{
+        Backend, CONFIG_KEY, Host, IdentityProvider, Name, NodeConfig, Owner, Protocol, SecretRef, Service,
+        Shard, Tailnet,
+    },
     names,
 };
 use serde::Serialize;
 
 use crate::{
     context::Settings,
-    labels::{self, HOSTNAME, OWNER, OWNER_UID, ROLE_CERTIFICATE, ROLE_NODE, TAILNET},
+    labels::{self, HOSTNAME, OWNER, OWNER_UID, ROLE, ROLE_CERTIFICATE, ROLE_DOCUMENT, ROLE_NODE, TAILNET},
     model::{ClaimKind, SERVICE_PREFIX},
     name::judge::{backends, issues_certificates, keep_serving, lets_nodes_ask_for_tags},
     proxy_group::{
@@ -400,6 +403,44 @@ pub(super) fn blanks(valid: &Valid, meta: &dyn Fn(String) -> ObjectMeta) -> Vec<
     ))
     .chain(reports)
     .collect()
+}
+
+/// Where identity providers keep what they have to: empty, for the proxies to fill.
+pub(super) fn documents(
+    config: &Config,
+    meta: &dyn Fn(String) -> ObjectMeta,
+) -> (Vec<ConfigMap>, Vec<Secret>) {
+    let mut documents = (Vec::new(), Vec::new());
+    for (name, provider) in providers(config) {
+        let meta = |key: &str| {
+            let mut metadata = meta(names::document(&provider.documents, key));
+            let labels = metadata.labels.get_or_insert_default();
+            labels.insert(ROLE.into(), ROLE_DOCUMENT.into());
+            labels.insert(OWNER_UID.into(), name.owner.uid.clone());
+            metadata
+        };
+        documents.0.extend(names::open_documents().map(|key| ConfigMap {
+            metadata: meta(&key),
+            ..ConfigMap::default()
+        }));
+        documents.1.push(Secret {
+            metadata: meta(names::SECRET_DOCUMENT),
+            ..Secret::default()
+        });
+    }
+    documents
+}
+
+/// Every identity provider with its name.
+pub(super) fn providers(config: &Config) -> impl Iterator<Item = (&Name, &IdentityProvider)> {
+    config.names.values().flat_map(|name| {
+        name.listeners
+            .iter()
+            .filter_map(move |listener| match &listener.protocol {
+                Protocol::IdentityProvider(provider) => Some((name, provider)),
+                _ => None,
+            })
+    })
 }
 
 fn json_map(metadata: ObjectMeta, key: &str, value: &impl Serialize) -> ConfigMap {

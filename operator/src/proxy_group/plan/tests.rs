@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
+    labels::{ROLE, ROLE_DOCUMENT, label},
     name::backends,
     proxy_group::{dereference::dereference, validate::validate},
     stores::{Stores, fixtures::filled},
@@ -95,6 +96,36 @@ fn plans_are_as_committed() {
             insta::assert_yaml_snapshot!(core(&plan));
         }
     });
+}
+
+#[test]
+fn an_identity_provider_finds_places_that_only_its_group_may_fill() {
+    let yaml = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/proxy_group/plan/testdata/identity_provider.yaml"
+    ));
+    let plan = planned(&filled("postern", &yaml.unwrap()));
+    let documents: Vec<_> = (plan.blanks.iter())
+        .filter(|map| label(*map, ROLE) == Some(ROLE_DOCUMENT))
+        .map(|map| map.metadata.name.clone().unwrap())
+        .collect();
+    assert_eq!(documents.len(), 48);
+    let rules = plan.role.rules.unwrap();
+    let may = |name: &str| -> Vec<&[String]> {
+        (rules.iter())
+            .filter(|rule| rule.resource_names.iter().flatten().any(|other| other == name))
+            .map(|rule| &rule.verbs[..])
+            .collect()
+    };
+    let fill = ["get".to_owned(), "patch".to_owned()];
+    for name in documents
+        .iter()
+        .map(String::as_str)
+        .chain(["default-idp-idp-keys"])
+    {
+        assert_eq!(may(name), [&fill[..]], "{name}");
+    }
+    assert!(documents.contains(&"default-idp-idp-sessions-15".to_owned()));
 }
 
 #[test]

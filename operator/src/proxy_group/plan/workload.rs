@@ -9,7 +9,7 @@ use k8s_openapi::{
         core::v1::{
             Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector,
             PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-            SecurityContext,
+            SecurityContext, Service, ServicePort, ServiceSpec,
         },
         networking::v1::{
             NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
@@ -22,7 +22,10 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
-use postern_proxy_config::{assignment::REPLICA_LINK_PORT, names::ADMIN_PORT};
+use postern_proxy_config::{
+    assignment::REPLICA_LINK_PORT,
+    names::{ADMIN_PORT, BACK_CHANNEL_PORT},
+};
 
 use crate::{
     context::Settings,
@@ -87,7 +90,11 @@ pub(super) fn budget(group: &str, meta: &dyn Fn(String) -> ObjectMeta) -> PodDis
 
 /// WireGuard comes from anywhere on a port that nobody knows beforehand; the admin port is for this
 /// namespace and the replica link for the group.
-pub(super) fn network_policy(group: &str, meta: &dyn Fn(String) -> ObjectMeta) -> NetworkPolicy {
+pub(super) fn network_policy(
+    group: &str,
+    back_channel: bool,
+    meta: &dyn Fn(String) -> ObjectMeta,
+) -> NetworkPolicy {
     let port = |protocol: &str, port: u16| NetworkPolicyPort {
         protocol: Some(protocol.into()),
         port: Some(IntOrString::Int(port.into())),
@@ -106,6 +113,25 @@ pub(super) fn network_policy(group: &str, meta: &dyn Fn(String) -> ObjectMeta) -
             ..NetworkPolicyPeer::default()
         }])
     };
+    // Applications are anywhere, and authenticate themselves.
+    let back_channel = back_channel.then(|| NetworkPolicyIngressRule {
+        ports: Some(vec![port("TCP", BACK_CHANNEL_PORT)]),
+        from: None,
+    });
+    let rules = vec![
+        NetworkPolicyIngressRule {
+            ports: Some(vec![any_udp]),
+            from: None,
+        },
+        NetworkPolicyIngressRule {
+            ports: Some(vec![port("TCP", ADMIN_PORT)]),
+            from: from(BTreeMap::new()),
+        },
+        NetworkPolicyIngressRule {
+            ports: Some(vec![port("TCP", REPLICA_LINK_PORT)]),
+            from: from(selector(group)),
+        },
+    ];
     NetworkPolicy {
         metadata: meta(account(group)),
         spec: Some(NetworkPolicySpec {
@@ -114,22 +140,28 @@ pub(super) fn network_policy(group: &str, meta: &dyn Fn(String) -> ObjectMeta) -
                 ..LabelSelector::default()
             }),
             policy_types: Some(vec!["Ingress".into()]),
-            ingress: Some(vec![
-                NetworkPolicyIngressRule {
-                    ports: Some(vec![any_udp]),
-                    from: None,
-                },
-                NetworkPolicyIngressRule {
-                    ports: Some(vec![port("TCP", ADMIN_PORT)]),
-                    from: from(BTreeMap::new()),
-                },
-                NetworkPolicyIngressRule {
-                    ports: Some(vec![port("TCP", REPLICA_LINK_PORT)]),
-                    from: from(selector(group)),
-                },
-            ]),
+            ingress: Some(rules.into_iter().chain(back_channel).collect()),
             egress: None,
         }),
+    }
+}
+
+/// An identity provider's way in from inside of the cluster, at HTTPS's own port: the issuer names none.
+pub(super) fn back_channel(group: &str, metadata: ObjectMeta) -> Service {
+    Service {
+        metadata,
+        spec: Some(ServiceSpec {
+            selector: Some(selector(group)),
+            ports: Some(vec![ServicePort {
+                name: Some("https".into()),
+                port: 443,
+                target_port: Some(IntOrString::Int(BACK_CHANNEL_PORT.into())),
+                protocol: Some("TCP".into()),
+                ..ServicePort::default()
+            }]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
     }
 }
 
