@@ -148,6 +148,9 @@ fn takeover(space: &Space<'_>) -> Result<()> {
     for field in ["stableID", "name", "addresses", "key"] {
         same(field, &space.device(&provider.name)?[field], &device[field])?;
     }
+    if let Some(ours) = provider.process.take() {
+        ours.end(Signal::TERM)?;
+    }
     let compared = compare(&ours, &gos)?;
     space.note(format!("{compared} values compared"));
     Ok(())

@@ -107,7 +107,7 @@ async fn serve(args: &Idp, state: &directory::State, node: &Node, drain: &Drain)
             .await
             .context("-funnel")?;
         let host = host.clone();
-        drain.tasks.spawn(async move {
+        accept(drain, async move {
             while let Some(stream) = listener.accept().await {
                 let connection = stream.get_ref().0;
                 let (peer, local) = (connection.peer_addr().ip(), connection.local_addr().ip());
@@ -121,7 +121,7 @@ async fn serve(args: &Idp, state: &directory::State, node: &Node, drain: &Drain)
     } else {
         let mut listener = node.listen_tls(args.port).context("-port")?;
         let host = host.clone();
-        drain.tasks.spawn(async move {
+        accept(drain, async move {
             while let Some(stream) = listener.accept().await {
                 let connection = stream.get_ref().0;
                 let (peer, local) = (connection.peer_addr().ip(), connection.local_addr().ip());
@@ -149,6 +149,14 @@ async fn serve(args: &Idp, state: &directory::State, node: &Node, drain: &Drain)
             );
         }
     }
+}
+
+/// Accepts until draining starts: the node is closed after that, so its listeners don't end by themselves.
+fn accept(drain: &Drain, accepting: impl Future<Output = ()> + Send + 'static) {
+    let start = drain.start.clone();
+    drain
+        .tasks
+        .spawn(async move { start.run_until_cancelled(accepting).await });
 }
 
 /// The node's full name, once it is on the tailnet. What it waits for meanwhile is in the log.
