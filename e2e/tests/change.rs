@@ -111,11 +111,9 @@ fn broken_tailnet_ingress(space: &Space<'_>) -> Result<()> {
         &space.namespace,
         &name,
         Duration::from_secs(10),
-        |object| condition(object, "Ready").is_some_and(|(status, ..)| status == "False"),
+        |object| condition(object, "Accepted").is_some_and(|(status, ..)| status == "False"),
     )?;
-    let (_, reason, message) = condition(&object, "Accepted")
-        .or_else(|| condition(&object, "Ready"))
-        .context("no condition")?;
+    let (_, reason, message) = condition(&object, "Accepted").context("no condition")?;
     ensure!(
         reason == "NotAllowed" && message.contains("tag:other"),
         "the condition says {reason}: {message}"

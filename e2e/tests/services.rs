@@ -22,7 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
         "a_service_is_reached_by_name_on_every_port_once_it_is_approved",
         hosts::reached,
     ),
-    Test::beside(
+    Test::alone(
         "of_a_service_on_two_replicas_only_requests_at_a_switch_fail",
         hosts::switched,
     ),

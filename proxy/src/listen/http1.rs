@@ -95,20 +95,15 @@ impl Port {
         let mut serving = builder
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
-        let mut leaving = std::pin::pin!(async {
-            self.drain.leaving().await;
-            if activity.requests() == 0 {
-                // Its one request is on its way.
-                self.drain.start.cancelled().await;
-            }
-        });
+        // While we leave, each answer says that it is the last one: whoever has a request on its way gets it.
+        let mut start = std::pin::pin!(self.drain.start.cancelled());
         let first = activity.requests();
         let (mut seen, mut ends) = (first, false);
         let mut check = interval_at(Instant::now() + PARK_AFTER, PARK_AFTER);
         let ended = loop {
             tokio::select! {
                 biased;
-                () = &mut leaving, if !ends => {
+                () = &mut start, if !ends => {
                     ends = true;
                     Pin::new(&mut serving).graceful_shutdown();
                 }
@@ -140,7 +135,7 @@ impl Port {
         let mut first = [0; 64];
         let read = tokio::select! {
             biased;
-            () = self.drain.leaving() => return false,
+            () = self.drain.start.cancelled() => return false,
             read = timeout(IDLE_TIMEOUT, io.stream.read(&mut first)) => read,
         };
         let Ok(Ok(count)) = read else { return false };

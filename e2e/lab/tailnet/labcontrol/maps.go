@@ -73,7 +73,7 @@ func (w *mapWriter) edit(msg []byte) []byte {
 	w.l.mu.Unlock()
 	var own []tailcfg.FilterRule
 	if filter != nil {
-		set("PacketFilter", slices.Concat(filter, grants))
+		set("PacketFilter", append(slices.Clip(filter), grants...)) // not null where both are empty: that would change nothing
 	} else if json.Unmarshal(m["PacketFilter"], &own) == nil {
 		set("PacketFilter", append(w.l.onlyEdges(own), grants...))
 	}

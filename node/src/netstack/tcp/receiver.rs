@@ -182,9 +182,6 @@ impl Receiver {
             self.keep(start, &data[..(last - start) as usize]);
             self.ack.owed = if sack { 1 } else { self.ack.owed + 1 };
         } else {
-            if first < last {
-                self.withdraw(allowance);
-            }
             // Something old, or something that has no place: say where we are.
             self.reject(start, end);
         }
@@ -201,24 +198,6 @@ impl Receiver {
             Allowance::Ample => true,
             Allowance::Lean => first == self.next || self.unread.len() < LEAN_WINDOW,
             Allowance::None => first == self.next && self.unread.len() < 2 * self.segment,
-        }
-    }
-
-    /// There is no memory for what the window has promised: takes it back, so that the sender waits for a window
-    /// instead of sending the same in ever longer intervals (RFC 9293 §3.8.6: senders have to bear it).
-    fn withdraw(&mut self, allowance: Allowance) {
-        let kept = self.ahead.last().map_or(self.next, Range::end);
-        let room = self.window_size(allowance).saturating_sub(self.unread.len());
-        self.promised = self.promised.min(kept.max(self.next + room as u64));
-        self.announced = self.announced.min(self.promised);
-    }
-
-    /// The window when nothing is unread.
-    fn window_size(&self, allowance: Allowance) -> usize {
-        match allowance {
-            Allowance::Ample => self.window,
-            Allowance::Lean => LEAN_WINDOW,
-            Allowance::None => 2 * self.segment,
         }
     }
 
@@ -310,10 +289,14 @@ impl Receiver {
         std::array::from_fn(|_| all.next())
     }
 
-    /// The window to announce now, as a position. Its end goes back only where [`Self::withdraw`] says so, and moves
-    /// on only by steps that are worth it (RFC 9293 §3.8.6.2.2).
+    /// The window to announce now, as a position. Its end never goes back, and moves on only by steps that are
+    /// worth it (RFC 9293 §3.8.6.2.2).
     fn window_end(&self, allowance: Allowance) -> u64 {
-        let window = self.window_size(allowance);
+        let window = match allowance {
+            Allowance::Ample => self.window,
+            Allowance::Lean => LEAN_WINDOW,
+            Allowance::None => 2 * self.segment,
+        };
         let end = self.next + window.saturating_sub(self.unread.len()) as u64;
         let step = self.segment.min(window / 2) as u64;
         if end >= self.promised + step {

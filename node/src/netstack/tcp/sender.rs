@@ -36,8 +36,6 @@ pub(super) struct Sender {
     window_end: u64,
     max_window: u64,
     window_from: (u64, u64),
-    /// The other side has taken back a part of its window in which something is under way.
-    withdrawn: bool,
     segment: u64,
     sack: bool,
     board: Scoreboard,
@@ -138,7 +136,6 @@ impl Sender {
             window_end: 1,
             max_window: 0,
             window_from: (0, 0),
-            withdrawn: false,
             segment: 536,
             sack: false,
             board: Scoreboard::default(),
@@ -279,15 +276,6 @@ impl Sender {
         }
         let end = ack.until + ack.window;
         let moved = end != self.window_end;
-        if end + self.segment <= self.window_end && end + self.segment <= self.next {
-            self.withdrawn = true;
-        } else if end > self.window_end && std::mem::take(&mut self.withdrawn) && !self.board.is_empty() {
-            // What was under way was thrown away for want of memory: that says nothing about the path.
-            self.board.all_lost();
-            self.rtt.reset_backoff();
-            self.timers = Timers::default();
-            self.probe = None;
-        }
         self.window_from = (ack.seq, ack.until);
         self.window_end = end;
         self.max_window = self.max_window.max(ack.window);

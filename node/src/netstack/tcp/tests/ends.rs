@@ -100,35 +100,6 @@ fn memory_that_is_short_slows_down_and_stops_nothing() {
 }
 
 #[test]
-fn a_stream_goes_on_as_soon_as_memory_is_there_again() {
-    let node = Pool::new(64 << 10);
-    let share = Share::new(Pool::new(1 << 30), node);
-    let mut net = Net::new(CLEAN, 4, [ample(), share]);
-    let data = pattern(600_000, 4);
-    let (mut written, mut got) = (0, 0);
-    // Long enough for several timeouts, each twice as long as the one before.
-    let begins = net.now + Duration::from_secs(8);
-    let (mut held, mut reads) = (0, false);
-    while got < data.len() {
-        written += net.ends[0].write(&data[written..]);
-        net.flush();
-        if !reads && net.next_event().is_none_or(|next| next > begins) {
-            // Between two timeouts, as it happens.
-            (net.now, reads) = (begins, true);
-        }
-        if reads {
-            got += drain(&mut net.ends[1]);
-        }
-        assert!(net.step());
-        held = held.max(net.ends[1].share.held());
-    }
-    let took = (net.now - begins).total_millis();
-    println!("{held} bytes were held; the rest took {took} ms");
-    assert!(held < 128 << 10, "{held}");
-    assert!(took < 3_000, "{took} ms");
-}
-
-#[test]
 fn a_long_path_gets_a_larger_window() {
     let mut net = Net::connected(Path::clean(Duration::from_millis(50)), 5);
     let block = pattern(1 << 20, 1);
