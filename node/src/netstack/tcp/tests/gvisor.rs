@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    wire::{FAIR, FOUL, Link, THEIRS, Weather, Wire, join},
+    wire::{FAIR, FOUL, Link, THEIRS, Weather, Wire},
     *,
 };
 
@@ -146,63 +146,6 @@ fn go_accepts_and_sends_everything_back() {
         println!(
             "{:>4.1} % loss, {:>2} ms: {rate:.2} MiB/s there and back",
             f64::from(loss) / 10.0,
-            2 * ms
-        );
-    }
-}
-
-const MIB: f64 = (1 << 20) as f64;
-
-/// Sends so much to Go; how many seconds that takes.
-fn send_to_go(weather: Weather, seed: u64, bytes: usize) -> f64 {
-    let mut wire = Wire::with_seed(Pipes::start(&[]), weather, seed);
-    let data = pattern(bytes, 8);
-    let mut written = 0;
-    let begin = std::time::Instant::now();
-    wire.dial((THEIRS, 9).into());
-    wire.run(|tcp| {
-        written += tcp.write(&data[written..]);
-        if written == data.len() && tcp.may_send() {
-            tcp.close();
-        }
-        matches!(tcp.read(<[u8]>::len), Read::Data(1))
-    });
-    begin.elapsed().as_secs_f64()
-}
-
-/// Go sends it to Go.
-fn send_from_go_to_go(weather: Weather, seed: u64, bytes: usize) -> f64 {
-    let mut ends = [Pipes::start(&["send", &bytes.to_string()]), Pipes::start(&[])];
-    let begin = std::time::Instant::now();
-    join(&mut ends, weather, seed, Pipes::has_succeeded);
-    begin.elapsed().as_secs_f64()
-}
-
-#[test]
-fn on_lossy_and_long_paths_we_are_about_as_fast_as_go() {
-    println!("MiB/s to a Go node, from a Go node and from us");
-    for (loss, ms, bytes, seeds) in [
-        (0, 75, 4 << 20, 1),
-        (10, 5, 2 << 20, 4),
-        (10, 25, 1 << 20, 4),
-        (20, 25, 1 << 19, 4),
-    ] {
-        let weather = Weather {
-            delay: Duration::from_millis(ms),
-            loss,
-            late: 0,
-        };
-        // When the first packets are lost is luck, and decides much.
-        let mean = |send: fn(Weather, u64, usize) -> f64| {
-            let took: f64 = (1..=seeds).map(|seed| send(weather, seed, bytes)).sum();
-            seeds as f64 * bytes as f64 / MIB / took
-        };
-        let (go, ours) = (mean(send_from_go_to_go), mean(send_to_go));
-        println!("{} % loss, {:>3} ms: {go:>6.2} {ours:>6.2}", loss / 10, 2 * ms);
-        assert!(
-            ours > go / 5.0,
-            "{} % loss, {} ms: {ours} and Go {go}",
-            loss / 10,
             2 * ms
         );
     }

@@ -40,34 +40,6 @@ pub(super) const FOUL: Weather = Weather {
 /// When a packet arrives, its number, and whether it comes to us.
 type UnderWay = (Instant, u64, bool, Vec<u8>);
 
-/// Carries packets between two others until the first of them says that it is done.
-pub(super) fn join<L: Link>(
-    ends: &mut [L; 2],
-    weather: Weather,
-    seed: u64,
-    mut done: impl FnMut(&mut L) -> bool,
-) {
-    let start = std::time::Instant::now();
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut under_way = std::collections::VecDeque::<(std::time::Duration, usize, Vec<u8>)>::new();
-    let delay: std::time::Duration = weather.delay.into();
-    while !done(&mut ends[0]) {
-        let now = start.elapsed();
-        assert!(now < PATIENCE, "it takes too long");
-        for (from, end) in ends.iter_mut().enumerate() {
-            while let Some(packet) = end.receive() {
-                if random.u32(..1000) >= weather.loss {
-                    under_way.push_back((now + delay, 1 - from, packet));
-                }
-            }
-        }
-        while let Some((_, to, packet)) = under_way.pop_front_if(|(at, ..)| *at <= now) {
-            ends[to].send(&packet);
-        }
-        ends[0].wait(Duration::from_millis(1));
-    }
-}
-
 /// A machine of ours, and the wire.
 pub(super) struct Wire<L> {
     pub(super) link: L,
@@ -81,16 +53,12 @@ pub(super) struct Wire<L> {
 
 impl<L: Link> Wire<L> {
     pub(super) fn new(link: L, weather: Weather) -> Self {
-        Self::with_seed(link, weather, 1)
-    }
-
-    pub(super) fn with_seed(link: L, weather: Weather, seed: u64) -> Self {
         Self {
             link,
             tcp: None,
             weather,
             start: std::time::Instant::now(),
-            random: fastrand::Rng::with_seed(seed),
+            random: fastrand::Rng::with_seed(1),
             under_way: BinaryHeap::new(),
             count: 0,
         }
