@@ -1,6 +1,9 @@
 //! A hostile peer at the other end of a connection: what `fuzzing::tcp_segments` runs.
 
-use super::*;
+use super::{
+    segment::{bare, emit},
+    *,
+};
 
 /// Positions near the ones that matter, one for each value of a byte.
 fn near(position: u64, byte: u8) -> u64 {

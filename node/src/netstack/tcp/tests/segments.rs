@@ -1,8 +1,15 @@
 //! The state machine, segment by segment (RFC 9293 §3.10, RFC 5961).
 
-use smoltcp::wire::TcpControl::{Fin, None as Plain, Psh, Rst, Syn};
+use smoltcp::wire::{
+    TcpControl::{Fin, None as Plain, Psh, Rst, Syn},
+    TcpSeqNumber,
+};
 
-use super::*;
+use super::{
+    egress::SILENCE_TIMEOUT,
+    segment::{bare, emit},
+    *,
+};
 
 /// The other side's initial sequence number: it wraps soon.
 const THEIR: u32 = 0xffff_ff00;
