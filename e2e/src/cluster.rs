@@ -116,6 +116,12 @@ impl Cluster {
         command::output(self.kubectl().args(arguments))
     }
 
+    /// Takes a pod away without asking it to end.
+    pub fn kill_pod(&self, namespace: &str, name: &str) -> Result<()> {
+        let hard = ["--namespace", namespace, "--grace-period=0", "--force"];
+        command::output(self.kubectl().args(["delete", "pod", name]).args(hard)).map(drop)
+    }
+
     /// Waits until an object is as wanted; the error has the object's status.
     pub fn wait(
         &self,

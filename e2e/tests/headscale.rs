@@ -146,15 +146,7 @@ fn survives_its_pod(space: &Space<'_>, headscale: &Headscale, name: &str, url: &
         .node(name)?
         .context("Headscale does not know the node")?;
     let pod = format!("{}-0", headscale.group);
-    space.cluster().run(&[
-        "delete",
-        "pod",
-        &pod,
-        "--namespace",
-        NAMESPACE,
-        "--grace-period=0",
-        "--force",
-    ])?;
+    space.cluster().kill_pod(NAMESPACE, &pod)?;
     let killed = Instant::now();
     answer("alice", url, BACK).context("after the kill of the pod")?;
     space.note(format!("answered {} after the kill", seconds(killed.elapsed())));

@@ -157,15 +157,7 @@ fn outlived(space: &Space<'_>, party: &RelyingParty, group: &str, name: &str) ->
     };
     let before = uid()?;
     let killed = Instant::now();
-    space.cluster().run(&[
-        "delete",
-        "pod",
-        &pod,
-        "--namespace",
-        NAMESPACE,
-        "--grace-period=0",
-        "--force",
-    ])?;
+    space.cluster().kill_pod(NAMESPACE, &pod)?;
     let metadata = format!("{}/.well-known/openid-configuration", url(name));
     wait::until("the next pod", FIRST_ANSWER, || {
         ensure!(uid()? != before, "it is the same");

@@ -35,15 +35,7 @@ const BACK: Duration = Duration::from_secs(30);
 fn killed_pod(space: &Space<'_>) -> Result<()> {
     let (name, url) = space.app()?;
     let before = identity(&space.device(&name)?);
-    space.cluster().run(&[
-        "delete",
-        "pod",
-        "default-0",
-        "--namespace",
-        NAMESPACE,
-        "--grace-period=0",
-        "--force",
-    ])?;
+    space.cluster().kill_pod(NAMESPACE, "default-0")?;
     let killed = Instant::now();
     space.answer_within(&url, BACK)?;
     space.note(format!("answered {} after the kill", seconds(killed.elapsed())));
