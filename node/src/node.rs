@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{answers::Answers, keeper::Keeper};
 pub use self::{
-    config::Config,
+    config::{Config, LETS_ENCRYPT},
     error::Error,
     status::{Identity, Status},
 };

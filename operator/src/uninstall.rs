@@ -16,6 +16,7 @@ use k8s_openapi::{
         policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
     },
+    apimachinery::pkg::apis::meta::v1::Condition,
 };
 use kube::{Api, Client, Resource, ResourceExt, api::ListParams};
 use postern_crds::{
@@ -226,49 +227,18 @@ async fn let_go(client: &Client) -> anyhow::Result<()> {
         reasons::UNINSTALLED,
         "the operator was uninstalled: nobody serves this object",
     );
-    for object in list(
-        &Api::<TailnetIngress>::all(client.clone()),
-        &ListParams::default(),
-    )
-    .await?
-    {
-        let api = Api::<TailnetIngress>::namespaced(client.clone(), &object.namespace().unwrap_or_default());
-        let before = object.status.clone().unwrap_or_default().conditions;
-        let generation = object.metadata.generation.unwrap_or_default();
-        let conditions =
-            conditions::merge(&before, std::slice::from_ref(&said), generation, Timestamp::now());
-        apply::status(&api, &object.name_any(), &json!({"conditions": conditions})).await?;
-        release(&api, &object, NAME_FINALIZER).await?;
-    }
-    for object in list(
-        &Api::<TailnetService>::all(client.clone()),
-        &ListParams::default(),
-    )
-    .await?
-    {
-        let api = Api::<TailnetService>::namespaced(client.clone(), &object.namespace().unwrap_or_default());
-        let before = object.status.clone().unwrap_or_default().conditions;
-        let generation = object.metadata.generation.unwrap_or_default();
-        let conditions =
-            conditions::merge(&before, std::slice::from_ref(&said), generation, Timestamp::now());
-        apply::status(&api, &object.name_any(), &json!({"conditions": conditions})).await?;
-        release(&api, &object, NAME_FINALIZER).await?;
-    }
-    for object in list(
-        &Api::<IdentityProvider>::all(client.clone()),
-        &ListParams::default(),
-    )
-    .await?
-    {
-        let api =
-            Api::<IdentityProvider>::namespaced(client.clone(), &object.namespace().unwrap_or_default());
-        let before = object.status.clone().unwrap_or_default().conditions;
-        let generation = object.metadata.generation.unwrap_or_default();
-        let conditions =
-            conditions::merge(&before, std::slice::from_ref(&said), generation, Timestamp::now());
-        apply::status(&api, &object.name_any(), &json!({"conditions": conditions})).await?;
-        release(&api, &object, NAME_FINALIZER).await?;
-    }
+    let_go_of::<TailnetIngress>(client, &said, |object| {
+        object.status.clone().unwrap_or_default().conditions
+    })
+    .await?;
+    let_go_of::<TailnetService>(client, &said, |object| {
+        object.status.clone().unwrap_or_default().conditions
+    })
+    .await?;
+    let_go_of::<IdentityProvider>(client, &said, |object| {
+        object.status.clone().unwrap_or_default().conditions
+    })
+    .await?;
     for object in list(&Api::<Ingress>::all(client.clone()), &ListParams::default()).await? {
         if is_held(&object) {
             let api = Api::<Ingress>::namespaced(client.clone(), &object.namespace().unwrap_or_default());
@@ -289,6 +259,26 @@ async fn let_go(client: &Client) -> anyhow::Result<()> {
         if is_made_by_default(&tailnet) {
             apply::delete(&tailnets, &tailnet.name_any()).await?;
         }
+    }
+    Ok(())
+}
+
+/// The same for all objects of a kind that has conditions.
+async fn let_go_of<K>(
+    client: &Client,
+    said: &Said,
+    conditions: fn(&K) -> Vec<Condition>,
+) -> anyhow::Result<()>
+where
+    K: Kind + Resource<Scope = NamespaceResourceScope>,
+{
+    for object in list(&Api::<K>::all(client.clone()), &ListParams::default()).await? {
+        let api = Api::<K>::namespaced(client.clone(), &object.namespace().unwrap_or_default());
+        let generation = object.meta().generation.unwrap_or_default();
+        let before = conditions(&object);
+        let conditions = conditions::merge(&before, std::slice::from_ref(said), generation, Timestamp::now());
+        apply::status(&api, &object.name_any(), &json!({"conditions": conditions})).await?;
+        release(&api, &object, NAME_FINALIZER).await?;
     }
     Ok(())
 }

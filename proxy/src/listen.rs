@@ -1,6 +1,6 @@
 //! Accepting: connections of one port, their bounds, TLS, and what is spoken then.
 
-mod http1;
+pub(crate) mod http1;
 mod limits;
 mod stall;
 mod tcp;

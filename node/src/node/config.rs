@@ -45,6 +45,9 @@ pub struct Config {
     pub keep_details: bool,
 }
 
+/// Let's Encrypt's ACME directory.
+pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -57,7 +60,7 @@ impl Default for Config {
             store: Arc::new(MemoryStore::default()),
             extra_roots: Vec::new(),
             proxy: ProxyChoice::default(),
-            acme_directory: "https://acme-v02.api.letsencrypt.org/directory".to_owned(),
+            acme_directory: LETS_ENCRYPT.to_owned(),
             udp_port: 0,
             static_endpoints: Vec::new(),
             derp_only: false,

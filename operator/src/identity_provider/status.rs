@@ -1,16 +1,15 @@
 //! Tells an IdentityProvider's status: conditions, the issuer, and Events when the summary changes.
 
 use kube::{Api, ResourceExt};
-use postern_crds::{IdentityProvider, IdentityProviderStatus, conditions::READY};
+use postern_crds::{IdentityProvider, IdentityProviderStatus};
 use postern_proxy_config::names;
 
 use crate::{
     apply::{self, ApplyError},
-    conditions::{self, Status},
+    conditions,
     context::{Context, reference},
-    events::Remark,
     model::PortProtocol,
-    name::status::View,
+    name::status::{View, remark},
 };
 
 /// Writes the status if it changed.
@@ -31,14 +30,7 @@ pub async fn tell(
     apply::status(api, &object.name_any(), &status).await?;
     context.metrics.status_patch("IdentityProvider");
     let said = crate::name::status::conditions(view);
-    let remarks: Vec<_> = (said.iter().filter(|said| said.type_ == READY))
-        .map(|said| Remark {
-            topic: READY.into(),
-            warning: said.status == Status::False && !crate::name::status::is_progress(said.reason),
-            reason: said.reason.into(),
-            note: said.message.clone(),
-        })
-        .collect();
+    let remarks = Vec::from_iter(remark(&said));
     context.events.say(&reference(object), &remarks).await;
     Ok(())
 }
@@ -62,22 +54,17 @@ fn status(
     now: jiff::Timestamp,
 ) -> IdentityProviderStatus {
     let said = crate::name::status::conditions(view);
-    let report = view.report.as_ref();
-    let issuer = report.and_then(|report| report.assigned_name.as_ref());
+    let issuer = view
+        .report
+        .as_ref()
+        .and_then(|report| report.assigned_name.as_ref());
     IdentityProviderStatus {
         conditions: conditions::merge(&before.conditions, &said, view.claim.generation, now),
         issuer: issuer.map(|hostname| format!("https://{hostname}")),
         back_channel: back_channel(view, namespace),
         clients: 0,
-        addresses: report
-            .iter()
-            .flat_map(|r| &r.addresses)
-            .map(ToString::to_string)
-            .collect(),
-        node_id: (report.and_then(|report| report.node_id.clone()))
-            .or_else(|| view.record.as_ref().and_then(|record| record.node_id.clone())),
-        certificate_expires: report
-            .and_then(|report| report.certificate_expires)
-            .and_then(|time| jiff::Timestamp::from_second(time.as_second()).ok()),
+        addresses: view.addresses(),
+        node_id: view.node_id(),
+        certificate_expires: view.certificate_expires(),
     }
 }

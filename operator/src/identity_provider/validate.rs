@@ -8,9 +8,9 @@ use postern_proxy_config::{
 };
 
 use crate::{
-    model::{Claim, Hostname, NameSpec, PortProtocol, PortSpec, Problem},
+    model::{Claim, NameSpec, PortProtocol, PortSpec, Problem},
     name::{claim_of, parse},
-    tailnet_ingress::validate::{bad_tags, identity, tls},
+    tailnet_ingress::validate::{bad_tags, hostname, identity, tls},
 };
 
 /// How often keys rotate; it can't be chosen yet.
@@ -23,13 +23,7 @@ pub fn claim(object: &IdentityProvider) -> Claim {
     let spec = &object.spec;
     let group = group(object);
     let mut problems = Vec::new();
-    let hostname = match hostname_text(object).parse::<Hostname>() {
-        Ok(hostname) => Some(hostname),
-        Err(error) => {
-            problems.push(Problem::invalid("spec.hostname", error.to_string()));
-            None
-        }
-    };
+    let hostname = hostname(&hostname_text(object), &mut problems);
     problems.extend(bad_tags(&spec.tags));
     problems.extend(not_yet(object));
     if spec.back_channel.enabled && spec.proxy_group_name.is_some() {

@@ -26,6 +26,26 @@ pub struct View {
     pub refused: Option<String>,
 }
 
+impl View {
+    /// The device's addresses.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let addresses = self.report.iter().flat_map(|report| &report.addresses);
+        addresses.map(ToString::to_string).collect()
+    }
+
+    /// The device's ID at the coordination server.
+    pub(crate) fn node_id(&self) -> Option<String> {
+        let reported = self.report.as_ref().and_then(|report| report.node_id.clone());
+        reported.or_else(|| self.record.as_ref().and_then(|record| record.node_id.clone()))
+    }
+
+    /// When the certificate that is served ends, in whole seconds.
+    pub(crate) fn certificate_expires(&self) -> Option<jiff::Timestamp> {
+        let time = self.report.as_ref()?.certificate_expires?;
+        jiff::Timestamp::from_second(time.as_second()).ok()
+    }
+}
+
 /// The conditions, the summary last.
 pub fn conditions(view: &View) -> Vec<Said> {
     let accepted = accepted(&view.judgement, "");

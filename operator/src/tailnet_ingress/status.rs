@@ -35,21 +35,16 @@ pub async fn tell(
 
 fn status(before: &TailnetIngressStatus, view: &View, now: jiff::Timestamp) -> TailnetIngressStatus {
     let said = crate::name::status::conditions(view);
-    let report = view.report.as_ref();
-    let hostname = report.and_then(|report| report.assigned_name.clone());
+    let hostname = view
+        .report
+        .as_ref()
+        .and_then(|report| report.assigned_name.clone());
     TailnetIngressStatus {
         conditions: conditions::merge(&before.conditions, &said, view.claim.generation, now),
         url: hostname.as_ref().map(|hostname| format!("https://{hostname}")),
         hostname,
-        addresses: report
-            .iter()
-            .flat_map(|r| &r.addresses)
-            .map(ToString::to_string)
-            .collect(),
-        node_id: (report.and_then(|report| report.node_id.clone()))
-            .or_else(|| view.record.as_ref().and_then(|record| record.node_id.clone())),
-        certificate_expires: report
-            .and_then(|report| report.certificate_expires)
-            .and_then(|time| jiff::Timestamp::from_second(time.as_second()).ok()),
+        addresses: view.addresses(),
+        node_id: view.node_id(),
+        certificate_expires: view.certificate_expires(),
     }
 }

@@ -1,5 +1,7 @@
 //! TailnetIngress → [`Claim`]: pure, and every problem names its field.
 
+use std::str::FromStr;
+
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
@@ -23,13 +25,7 @@ use crate::{
 pub fn claim(object: &TailnetIngress) -> Claim {
     let spec = &object.spec;
     let mut problems = Vec::new();
-    let hostname = match hostname_text(object).parse::<Hostname>() {
-        Ok(hostname) => Some(hostname),
-        Err(error) => {
-            problems.push(Problem::invalid("spec.hostname", error.to_string()));
-            None
-        }
-    };
+    let hostname = hostname(&hostname_text(object), &mut problems);
     problems.extend(bad_tags(&spec.tags));
     let default_access = spec
         .access
@@ -100,6 +96,15 @@ pub fn group(object: &TailnetIngress) -> String {
 /// The text that should be a hostname.
 pub fn hostname_text(object: &TailnetIngress) -> String {
     object.spec.hostname.clone().unwrap_or_else(|| object.name_any())
+}
+
+/// The text of `spec.hostname` as a label.
+pub fn hostname(text: &str, problems: &mut Vec<Problem>) -> Option<Hostname> {
+    text.parse()
+        .inspect_err(|error: &<Hostname as FromStr>::Err| {
+            problems.push(Problem::invalid("spec.hostname", error.to_string()));
+        })
+        .ok()
 }
 
 /// Texts that aren't tags.

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, builder::BoolishValueParser};
+use postern_node::node::LETS_ENCRYPT;
 
 /// See `run`. Flags may have one hyphen, as Go's have.
 #[derive(Debug, Args)]
@@ -61,7 +62,7 @@ pub struct Idp {
         long,
         value_name = "URL",
         env = "TS_DEBUG_ACME_DIRECTORY_URL",
-        default_value = "https://acme-v02.api.letsencrypt.org/directory"
+        default_value = LETS_ENCRYPT
     )]
     pub acme_directory: String,
 }

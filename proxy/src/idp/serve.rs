@@ -5,14 +5,18 @@ use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header, uri::Authority};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use postern_idp::{Arrival, LARGEST_BODY, Provider};
 use tokio::net::TcpListener;
 
 use super::requests;
-use crate::{drain::Drain, listen::Limits, tailnet::Io};
+use crate::{
+    drain::Drain,
+    listen::{Limits, http1},
+    tailnet::Io,
+};
 
 /// The provider with what serving it needs.
 pub(super) struct Host {
@@ -23,8 +27,6 @@ pub(super) struct Host {
     pub(super) show_requests: bool,
 }
 
-/// Also how long an idle connection is kept.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// After an error of accepting, which is want of file descriptors: others need time to go.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
@@ -67,18 +69,11 @@ impl Host {
 
     /// Serves a connection until it ends, or draining has ended it.
     pub(super) async fn http(self: &Arc<Self>, stream: impl Io, arrival: Arrival) {
-        let mut builder = http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(64 * 1024)
-            .max_header_size(32 * 1024)
-            .max_headers(100);
         let service = service_fn(|request| {
             let host = self.clone();
             async move { Ok::<_, Infallible>(host.answer(arrival, request).await) }
         });
-        let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut serving = std::pin::pin!(http1::builder().serve_connection(TokioIo::new(stream), service));
         let result = tokio::select! {
             biased;
             () = self.drain.start.cancelled() => {

@@ -41,6 +41,18 @@ const PARK_AFTER: Duration = Duration::from_secs(2);
 /// How long a client may keep a connection without using it. Go's servers keep it for ever.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// What a request's head may take, of time and of memory.
+pub(crate) fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(64 * 1024)
+        .max_header_size(32 * 1024)
+        .max_headers(100);
+    builder
+}
+
 impl Port {
     pub(super) async fn http1(&self, stream: Stream, connection: Arc<Connection>) {
         let activity = Arc::<Activity>::default();
@@ -68,13 +80,6 @@ impl Port {
         activity: &Arc<Activity>,
         connection: &Arc<Connection>,
     ) -> Option<Parkable> {
-        let mut builder = http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(64 * 1024)
-            .max_header_size(32 * 1024)
-            .max_headers(100);
         let service = {
             let (activity, connection) = (activity.clone(), connection.clone());
             service_fn(move |request| {
@@ -92,7 +97,7 @@ impl Port {
                 }
             })
         };
-        let mut serving = builder
+        let mut serving = builder()
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         // While we leave, each answer says that it is the last one: whoever has a request on its way gets it.

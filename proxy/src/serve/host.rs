@@ -55,11 +55,8 @@ impl HostTask {
                 Err(reason) => {
                     tracing::warn!(host = self.key, reason, "The node can't start");
                     self.report(&spec, |report| report.reason = reason);
-                    tokio::select! {
-                        biased;
-                        () = self.drain.start.cancelled() => return,
-                        _ = self.spec.changed() => {}
-                        () = tokio::time::sleep(node::START_RETRY) => {}
+                    if node::retry(&self.drain, &mut self.spec).await.is_break() {
+                        return;
                     }
                 }
             }

@@ -60,11 +60,8 @@ impl NameTask {
                         report.phase = Phase::Connecting;
                         report.reason = reason;
                     });
-                    tokio::select! {
-                        biased;
-                        () = self.drain.start.cancelled() => return,
-                        _ = self.spec.changed() => {}
-                        () = tokio::time::sleep(node::START_RETRY) => {}
+                    if node::retry(&self.drain, &mut self.spec).await.is_break() {
+                        return;
                     }
                 }
             }

@@ -1,22 +1,22 @@
 //! The node of a name or of a host: how it is started, and when it has to be another one.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use postern_node::{
-    node::{Config, Status},
+    node::{Config, LETS_ENCRYPT, Status},
     state::{StateError, StateStore},
 };
 use postern_proxy_config::group::{NodeConfig, Tailnet};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::sync::watch;
 
 use super::Context;
-use crate::tailnet::Node;
+use crate::{drain::Drain, tailnet::Node};
 
 /// A node that couldn't be started is tried again after this, or when its configuration changes.
-pub(super) const START_RETRY: Duration = Duration::from_secs(10);
+const START_RETRY: Duration = Duration::from_secs(10);
 /// What took a node away should not be asked for another in a tight loop.
 pub(super) const RESTART_PAUSE: Duration = Duration::from_millis(200);
-const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 
 /// Starts a node. The error says what is wrong with its configuration or its Secrets.
 pub(super) async fn start(
@@ -47,6 +47,17 @@ pub(super) async fn start(
         ..Config::default()
     };
     context.start.start(config).await.map_err(|e| e.to_string())
+}
+
+/// Waits until a start is worth another try; a break is the end of serving.
+pub(super) async fn retry<S>(drain: &Drain, spec: &mut watch::Receiver<S>) -> ControlFlow<()> {
+    tokio::select! {
+        biased;
+        () = drain.start.cancelled() => return ControlFlow::Break(()),
+        _ = spec.changed() => {}
+        () = tokio::time::sleep(START_RETRY) => {}
+    }
+    ControlFlow::Continue(())
 }
 
 /// Whether the node itself is another one; a changed Secret matters only to one that can't log in.
