@@ -219,13 +219,20 @@ impl Authority {
             let Identifier::Dns(name) = challenge.identifier().identifier else {
                 return Err(IssueError::NoDnsChallenge.into());
             };
-            let name = format!("_acme-challenge.{name}");
+            let name = name.clone();
             let value = challenge.key_authorization().dns_value();
             // Control answers when the record is published.
-            let published = self.dns.set_dns(&name, &value).await;
+            let published = self.dns.set_dns(&format!("_acme-challenge.{name}"), &value).await;
             published.map_err(IssueError::from)?;
-            challenge.set_ready().await?;
-            return Ok(Proof::Started);
+            return match challenge.set_ready().await {
+                // An authority that is quick has looked already, and this answer is its verdict.
+                Err(AcmeError::Api(problem)) if !is_rate_limit(&problem) => Err(IssueError::Refused {
+                    name,
+                    reason: problem.to_string(),
+                }
+                .into()),
+                started => Ok(started.map(|()| Proof::Started)?),
+            };
         }
         Ok(Proof::Complete)
     }
