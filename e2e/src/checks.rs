@@ -1,7 +1,11 @@
 //! `cargo lab test`: everything that CI checks, cheapest first, and one closing line.
+//!
+//! Everything is built first. Unit tests mostly wait (one for two minutes), so the lab starts beside them.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -32,26 +36,34 @@ impl Count {
 /// Runs all of it, or with a filter only the end-to-end tests whose names contain it.
 pub fn run(lab: &Lab, steps: &mut Steps, filter: Option<&str>) -> Result<ExitCode> {
     machine::check(lab)?;
-    let mut report = Report::default();
+    let report = Report::default();
     if filter.is_none() {
         machine::install(lab, steps)?;
-        source(lab, &mut report);
+        source(lab, &report);
     }
     report.phase("relying parties", || {
         RelyingParty::install(lab, steps).map(|_| Count::PASSED)
     });
-    report.phase("lab", || {
+    let mut built = None;
+    report.phase("programs and images", || {
         tailnet::build_headscale(lab, steps)?;
-        up::up(lab, steps).map(|_| Count::PASSED)
+        built = Some(up::build(lab, steps)?);
+        Ok(Count::PASSED)
     });
-    if report.failed_phases.last() != Some(&"lab") {
+    let lab_is_up = thread::scope(|scope| {
+        if filter.is_none() {
+            scope.spawn(|| report.phase("unit and property tests", || unit_tests(lab)));
+        }
+        built.is_some_and(|built| report.phase("lab", || up::start(lab, built, steps).map(|_| Count::PASSED)))
+    });
+    if lab_is_up {
         report.phase("end to end", || end_to_end(lab, filter));
     }
     Ok(report.close())
 }
 
-/// What needs no lab.
-fn source(lab: &Lab, report: &mut Report) {
+/// What needs no lab and runs nothing of ours.
+fn source(lab: &Lab, report: &Report) {
     report.phase("format", || quiet(cargo(lab).args(["fmt", "--all", "--check"])));
     report.phase("lints", || {
         quiet(cargo(lab).args([
@@ -71,7 +83,6 @@ fn source(lab: &Lab, report: &mut Report) {
                 .env("RUSTDOCFLAGS", "--deny warnings"),
         )
     });
-    report.phase("unit and property tests", || unit_tests(lab));
     report.phase("Go helpers", || {
         let unformatted = command::output(Command::new("gofmt").arg("-l").arg(lab.go_helpers()))?;
         if !unformatted.is_empty() {
@@ -85,16 +96,24 @@ fn source(lab: &Lab, report: &mut Report) {
         ]))
     });
     report.phase("chart", || chart(lab));
+    report.phase("build of the tests", || {
+        quiet(cargo(lab).args(["test", "--workspace", "--no-run"]))
+    });
 }
 
+/// What the phases found, also those that run side by side.
 #[derive(Debug, Default)]
-struct Report {
+struct Report(Mutex<Findings>);
+
+#[derive(Debug, Default)]
+struct Findings {
     total: Count,
     failed_phases: Vec<&'static str>,
 }
 
 impl Report {
-    fn phase(&mut self, name: &'static str, work: impl FnOnce() -> Result<Count>) {
+    /// Does a phase and says how it ended; whether all of it passed.
+    fn phase(&self, name: &'static str, work: impl FnOnce() -> Result<Count>) -> bool {
         println!("{name} …");
         let start = Instant::now();
         let count = work().unwrap_or_else(|error| {
@@ -107,19 +126,22 @@ impl Report {
             count.passed + count.failed,
             shown(start.elapsed())
         );
-        self.total.passed += count.passed;
-        self.total.failed += count.failed;
+        let mut findings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        findings.total.passed += count.passed;
+        findings.total.failed += count.failed;
         if count.failed > 0 {
-            self.failed_phases.push(name);
+            findings.failed_phases.push(name);
         }
+        count.failed == 0
     }
 
-    fn close(&self) -> ExitCode {
-        if !self.failed_phases.is_empty() {
-            println!("failed: {}", self.failed_phases.join(", "));
+    fn close(self) -> ExitCode {
+        let Findings { total, failed_phases } = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if !failed_phases.is_empty() {
+            println!("failed: {}", failed_phases.join(", "));
         }
-        println!("{} passed, {} failed", self.total.passed, self.total.failed);
-        if self.total.failed == 0 {
+        println!("{} passed, {} failed", total.passed, total.failed);
+        if total.failed == 0 {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE

@@ -17,10 +17,28 @@ pub struct Up {
     pub images: Images,
 }
 
+/// What is built before the lab is up.
+#[derive(Debug)]
+pub struct Built {
+    helpers: Helpers,
+    images: Images,
+}
+
 /// Brings the lab up to date with this tree.
 pub fn up(lab: &Lab, steps: &mut Steps) -> Result<Up> {
+    let built = build(lab, steps)?;
+    start(lab, built, steps)
+}
+
+/// Builds all of it, which keeps every core busy.
+pub fn build(lab: &Lab, steps: &mut Steps) -> Result<Built> {
     let helpers = prepare(lab, steps)?;
     let images = product::build(lab, &helpers, steps)?;
+    Ok(Built { helpers, images })
+}
+
+/// Starts what was built, which mostly waits.
+pub fn start(lab: &Lab, Built { helpers, images }: Built, steps: &mut Steps) -> Result<Up> {
     let cluster = servers(lab, &helpers, steps)?;
     product::load(lab, &images, steps)?;
     product::install(lab, &cluster, &images, steps)?;

@@ -265,8 +265,7 @@ fn protocols(space: &Space<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Whether `count` chunks came as they were sent, `every` milliseconds apart. The first may be late, as on a new
-/// connection; what was kept back until the end shows no pauses.
+/// Whether `count` chunks came as they were sent, `every` milliseconds apart.
 pub(crate) fn streamed(fetched: &postern_e2e::client::Fetched, count: usize, every: u64) -> Result<()> {
     let chunks = fetched.chunks.as_deref().unwrap_or_default();
     let at: Vec<u64> = chunks.iter().map(|chunk| chunk.ms).collect();
@@ -275,12 +274,10 @@ pub(crate) fn streamed(fetched: &postern_e2e::client::Fetched, count: usize, eve
         "{count} chunks were sent, {} came: {at:?}",
         at.len()
     );
-    let pauses = at
-        .windows(2)
-        .filter(|pair| pair[1] - pair[0] >= every / 2)
-        .count();
+    // A body that was kept back comes at once; a busy machine only moves single chunks.
+    let spread = at[at.len() - 1] - at[0];
     ensure!(
-        pauses + 2 >= count,
+        2 * spread >= every * (count as u64 - 1),
         "sent {every} ms apart, they came after {at:?} ms"
     );
     Ok(())
