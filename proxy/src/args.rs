@@ -133,9 +133,27 @@ pub struct NodeArgs {
     /// Where that password is written, for our own user to read.
     #[arg(long, value_name = "FILE", env = "POSTERN_LOCAL_API_PASSWORD_FILE")]
     pub local_api_password_file: Option<PathBuf>,
+    /// Alone: a SOCKS5 server by which programs beside us reach the tailnet, e.g. localhost:1055.
+    #[arg(long, value_name = "ADDR", env = "TS_SOCKS5_SERVER", default_value = "")]
+    pub socks5_server: String,
+    /// Alone: the same as an HTTP proxy; the address may be that of the SOCKS5 server.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "TS_OUTBOUND_HTTP_PROXY_LISTEN",
+        default_value = ""
+    )]
+    pub outbound_http_proxy_listen: String,
     /// Alone: forward auth for nginx, Traefik and Envoy, on `unix:PATH` or a loopback address.
     #[arg(long, value_name = "SOCKET", env = "POSTERN_FORWARD_AUTH")]
     pub forward_auth: Option<String>,
+}
+
+impl NodeArgs {
+    /// Whether programs beside us are to reach the tailnet by us.
+    pub fn has_way_out(&self) -> bool {
+        !(self.socks5_server.is_empty() && self.outbound_http_proxy_listen.is_empty())
+    }
 }
 
 /// How the process behaves.

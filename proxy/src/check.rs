@@ -9,7 +9,7 @@ use postern_proxy_config::{
     serve::{self, CERT_DOMAIN, Serve},
 };
 
-use crate::{args::Check, standalone};
+use crate::{args::Check, serve::Plan, standalone};
 
 /// A line for each route, and what has no effect.
 ///
@@ -27,7 +27,7 @@ pub fn check(args: &Check) -> anyhow::Result<String> {
             Err(reason) => bail!("{file}: {reason}"),
         };
         for (key, spec) in names {
-            crate::serve::Plan::new(&spec.name).with_context(|| format!("{file}: names[{key:?}]"))?;
+            Plan::new(&spec.name).with_context(|| format!("{file}: names[{key:?}]"))?;
             writeln!(out, "{key}")?;
             listeners(&mut out, &spec.name.listeners)?;
             funnel(&mut out, spec.name.funnel.as_ref())?;
@@ -39,9 +39,11 @@ pub fn check(args: &Check) -> anyhow::Result<String> {
             funnel: on_funnel,
             warnings,
         } = serve::parse(&text).with_context(|| format!("{file}"))?;
+        Plan::within_tailnet(&own).with_context(|| format!("{file}"))?;
         writeln!(out, "the node")?;
         listeners(&mut out, &own)?;
         for (name, of_service) in services {
+            Plan::within_tailnet(&of_service).with_context(|| format!("{file}: Services[{name:?}]"))?;
             writeln!(out, "{name}")?;
             listeners(&mut out, &of_service)?;
         }
@@ -169,6 +171,19 @@ mod tests {
             assert!(told.contains(line), "{line} is missing in\n{told}");
         }
         assert!(run(r#"{"TCP":{"x":{}}}"#).unwrap_err().contains(r#"TCP["x"]"#));
+        let service = r#"{"Services":{"svc:web":{"TCP":{"80":{"HTTP":true}},
+            "Web":{"HOST:80":{"Handlers":{"/a":{"Text":"x"}}}}}}}"#;
+        let told = run(&service.replace("HOST", "web.x.ts.net")).unwrap();
+        assert!(
+            told.contains("svc:web\n  http 80 web.x.ts.net/a/* -> text"),
+            "{told}"
+        );
+        // What could not be served is not told.
+        let refused = run(&service.replace("HOST", "web.x y")).unwrap_err();
+        assert!(
+            refused.contains(r#"Services["svc:web"]: listeners[0].routes[0].host"#),
+            "{refused}"
+        );
         let public = r#"{"format":1,"tailnet":{"controlUrl":"http://c"},"names":{"app":{
             "owner":{"kind":"File","namespace":"","name":"app","uid":""},"generation":1,
             "node":{"hostname":"app","state":{"name":"s"}},"funnel":{"ports":[443],"sources":["192.0.2.0/24"]},

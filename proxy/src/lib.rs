@@ -25,6 +25,7 @@ pub mod listen;
 pub mod local;
 pub mod local_api;
 pub mod metrics;
+pub mod outbound;
 pub mod replica_link;
 pub mod report;
 pub mod route;

@@ -5,7 +5,7 @@ use std::{
     fs,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -81,14 +81,7 @@ impl Socket {
     /// # Errors
     /// As `bind(2)`.
     pub async fn port(addr: SocketAddr) -> io::Result<Self> {
-        let listener = match TcpListener::bind(addr).await {
-            // No IPv6 on this machine.
-            Err(_) if addr.ip() == std::net::Ipv6Addr::UNSPECIFIED => {
-                TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, addr.port())).await?
-            }
-            bound => bound?,
-        };
-        Ok(Self::Tcp(listener))
+        Ok(Self::Tcp(bind(addr).await?))
     }
 
     /// What `unix:PATH` or a loopback address names.
@@ -171,6 +164,17 @@ impl Socket {
                 Ok((Box::new(stream), Client { uid }))
             }
         }
+    }
+}
+
+/// Listens; `[::]` stands for every interface, of IPv4 too.
+pub(crate) async fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(addr).await {
+        // No IPv6 on this machine.
+        Err(_) if addr.ip() == Ipv6Addr::UNSPECIFIED => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, addr.port())).await
+        }
+        bound => bound,
     }
 }
 

@@ -1,12 +1,12 @@
 //! The process: its parts, its signals, and its end.
 
 mod local_services;
+mod log;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use postern_node::credential::Credential;
-use postern_proxy_config::report::Phase;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -145,12 +145,13 @@ impl Parts {
         let nodes = Nodes::new(self.start.clone(), self.feeding.clone());
         self.local_services(nodes.clone(), source.serve_json(), node)
             .await?;
+        self.way_out(&nodes, node).await?;
         self.start = nodes;
         let (desired, configured) = watch::channel(None);
         self.feeding
             .spawn(source.follow(desired, self.reports.clone(), self.end.clone()));
         self.feeding
-            .spawn(log_changes(self.reports.clone(), announce, self.end.clone()));
+            .spawn(log::changes(self.reports.clone(), announce, self.end.clone()));
         let secrets = Arc::new(Directory::new(place, credential));
         self.serve(process, secrets, configured).await
     }
@@ -224,50 +225,5 @@ async fn forget_unused(upstreams: Arc<Upstreams>, end: CancellationToken) {
             () = end.cancelled() => return,
             () = tokio::time::sleep(AGE) => upstreams.forget_unused(AGE),
         }
-    }
-}
-
-/// Alone, the log is the place where one learns how the names are; in the foreground the terminal is.
-async fn log_changes(reports: Reports, announce: Option<Targets>, end: CancellationToken) {
-    let mut report = reports.subscribe();
-    let mut seen = BTreeMap::new();
-    loop {
-        let names = report.borrow_and_update().names.clone();
-        for (key, name) in &names {
-            let line = (name.phase, name.reason.clone());
-            if seen.get(key) == Some(&line) {
-                continue;
-            }
-            tracing::info!(
-                name = key,
-                phase = ?name.phase,
-                reason = name.reason,
-                assigned = name.assigned_name.as_deref().unwrap_or_default(),
-                addresses = ?name.addresses,
-                "Name"
-            );
-            if let Some(targets) = &announce {
-                let text = match (name.phase, &name.assigned_name) {
-                    (Phase::Serving, Some(fqdn)) => format!("{}\nCtrl-C ends it.", targets.url(fqdn)),
-                    (Phase::NeedsLogin | Phase::NeedsApproval | Phase::NameTaken, _) => name.reason.clone(),
-                    _ => String::new(),
-                };
-                say(&text);
-            }
-            seen.insert(key.clone(), line);
-        }
-        tokio::select! {
-            biased;
-            () = end.cancelled() => return,
-            changed = report.changed() => if changed.is_err() { return },
-        }
-    }
-}
-
-/// To the terminal; a closed one is no reason to stop serving.
-fn say(text: &str) {
-    use std::io::Write;
-    if !text.is_empty() {
-        let _ = writeln!(std::io::stdout(), "{text}");
     }
 }

@@ -4,6 +4,7 @@
 mod certificates;
 mod funnel;
 mod host;
+mod hosting;
 mod keyed;
 mod keys;
 mod listeners;
@@ -52,6 +53,8 @@ pub struct Spec {
     pub tailnet: Tailnet,
     /// What is served there.
     pub name: Name,
+    /// Services that its node hosts beside. In a cluster a host is a node of its own.
+    pub services: Services,
 }
 
 /// A node that is a host of Services.

@@ -5,6 +5,7 @@ mod environment;
 mod forward;
 mod probes;
 mod secrets;
+mod sidecar;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,10 +15,9 @@ use std::{
 };
 
 use postern_proxy_config::{
-    funnel::Funnel,
-    group::{Listener, Name, NodeConfig, Owner, Protocol, Route, SecretRef, Shard, Tailnet},
+    group::Shard,
     parse,
-    serve::{self, CERT_DOMAIN, Serve, is_label},
+    serve::{self, Serve},
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -25,10 +25,12 @@ use tokio_util::sync::CancellationToken;
 pub use environment::{Environment, Probes};
 pub use secrets::{Directory, Place};
 
+use self::sidecar::{Said, Sidecar};
+
 use crate::{
-    args::{Extra, NodeArgs, Run},
+    args::{NodeArgs, Run},
     report::Reports,
-    serve::{Desired, Plan, Spec},
+    serve::{Desired, Plan, Services, Spec},
 };
 
 /// What to serve.
@@ -44,29 +46,7 @@ enum Kind {
     /// Our own file: a [`Shard`].
     Own(PathBuf),
     /// One name.
-    Serve(Box<One>),
-}
-
-/// The one name of a sidecar.
-#[derive(Debug)]
-struct One {
-    hostname: String,
-    tags: Vec<String>,
-    tailnet: Tailnet,
-    /// Ports that go on to the same ports of this machine where the rest leaves them free.
-    forward: BTreeSet<u16>,
-    listeners: Said,
-}
-
-/// Where a sidecar's listeners are said.
-#[derive(Debug)]
-enum Said {
-    /// In a `serve.json`.
-    File(PathBuf),
-    /// On the command line, with the text that says the same.
-    Here(Serve, String),
-    /// Nowhere: ports are forwarded.
-    Nowhere,
+    Serve(Box<Sidecar>),
 }
 
 /// Why we can't start alone.
@@ -74,7 +54,7 @@ enum Said {
 pub enum StandaloneError {
     /// Nothing says what to serve.
     #[error(
-        "nothing to serve: give a TARGET (postern-proxy serve 3000), --config FILE, TS_SERVE_CONFIG or POSTERN_FORWARD_PORTS, or in a cluster --group; see --help"
+        "nothing to serve: give a TARGET (postern-proxy serve 3000), --config FILE, TS_SERVE_CONFIG, POSTERN_FORWARD_PORTS or TS_SOCKS5_SERVER, or in a cluster --group; see --help"
     )]
     NoSource,
     /// The machine's own name can't be used.
@@ -102,7 +82,6 @@ pub enum StandaloneError {
     },
 }
 
-const TAILSCALE: &str = "https://controlplane.tailscale.com";
 /// A changed file is seen after this at the latest. Looking at it costs nothing, and unlike inotify sees
 /// through the symbolic links that a mounted ConfigMap swaps.
 const LOOK: Duration = Duration::from_millis(500);
@@ -119,11 +98,11 @@ impl Source {
         let forward = forward::ports(&args.forward_ports)?;
         let listeners = match &args.serve_config {
             Some(path) => Said::File(path.clone()),
-            None if forward.is_empty() => return Err(StandaloneError::NoSource),
+            None if forward.is_empty() && !args.node.has_way_out() => return Err(StandaloneError::NoSource),
             None => Said::Nowhere,
         };
-        let one = One::new(&args.node, forward, listeners)?;
-        Ok(Self::of(Kind::Serve(Box::new(one))))
+        let sidecar = Sidecar::new(&args.node, forward, listeners)?;
+        Ok(Self::of(Kind::Serve(Box::new(sidecar))))
     }
 
     /// What the command line says in full.
@@ -131,10 +110,11 @@ impl Source {
     /// # Errors
     /// When the node's name can't be used, or what was said can't be served.
     pub fn here(node: &NodeArgs, serve: Serve, json: String) -> Result<Self, StandaloneError> {
-        let one = One::new(node, BTreeSet::new(), Said::Here(serve.clone(), json))?;
+        let sidecar = Sidecar::new(node, BTreeSet::new(), Said::Here(serve, json))?;
+        let source = Self::of(Kind::Serve(Box::new(sidecar)));
         // A person waits for it: what can't be served is said at once.
-        one.names(serve, 1).map_err(StandaloneError::Refused)?;
-        Ok(Self::of(Kind::Serve(Box::new(one))))
+        source.parse("", 1).map_err(StandaloneError::Refused)?;
+        Ok(source)
     }
 
     fn of(kind: Kind) -> Self {
@@ -157,7 +137,7 @@ impl Source {
     fn file(&self) -> Option<&PathBuf> {
         match &self.kind {
             Kind::Own(path) => Some(path),
-            Kind::Serve(one) => match &one.listeners {
+            Kind::Serve(sidecar) => match &sidecar.listeners {
                 Said::File(path) => Some(path),
                 Said::Here(..) | Said::Nowhere => None,
             },
@@ -222,8 +202,8 @@ impl Source {
     fn parse(&self, text: &str, generation: i64) -> Result<Parsed, String> {
         let (names, warnings, json) = match &self.kind {
             Kind::Own(_) => (own(text)?, Vec::new(), None),
-            Kind::Serve(one) => {
-                let (serve, json) = match &one.listeners {
+            Kind::Serve(sidecar) => {
+                let (serve, json) = match &sidecar.listeners {
                     Said::File(_) => {
                         let serve = serve::parse(text).map_err(|e| e.to_string())?;
                         (serve, Some(text.to_owned()))
@@ -232,11 +212,14 @@ impl Source {
                     Said::Nowhere => (Serve::default(), None),
                 };
                 let warnings = serve.warnings.clone();
-                (one.names(serve, generation)?, warnings, json)
+                (sidecar.names(serve, generation), warnings, json)
             }
         };
         for (key, spec) in &names {
             Plan::new(&spec.name).map_err(|e| format!("names[{key:?}].{e}"))?;
+            for (name, service) in &spec.services {
+                Plan::within_tailnet(&service.listeners).map_err(|e| format!("Services[{name:?}].{e}"))?;
+            }
         }
         Ok(Parsed {
             new: Desired {
@@ -271,120 +254,24 @@ pub fn own(text: &str) -> Result<BTreeMap<String, Arc<Spec>>, String> {
     if !parsed.unknown.is_empty() {
         return Err(format!("unknown fields: {}", parsed.unknown.join(", ")));
     }
-    let Shard { tailnet, names, .. } = parsed.value;
+    let Shard {
+        format: _,
+        tailnet,
+        names,
+        services,
+        hosts,
+    } = parsed.value;
+    if !services.is_empty() || !hosts.is_empty() {
+        return Err("services, hosts: they are for the replicas of a cluster; alone, Services of a serve.json are hosted".to_owned());
+    }
     let spec = |name| {
         Arc::new(Spec {
             tailnet: tailnet.clone(),
             name,
+            services: Services::new(),
         })
     };
     Ok(names.into_iter().map(|(key, name)| (key, spec(name))).collect())
-}
-
-impl One {
-    fn new(node: &NodeArgs, forward: BTreeSet<u16>, listeners: Said) -> Result<Self, StandaloneError> {
-        let extra = Extra::parse(&node.extra_args).map_err(StandaloneError::Extra)?;
-        for word in &extra.ignored {
-            tracing::info!(
-                argument = word,
-                "Ignored: it has no meaning without a network interface"
-            );
-        }
-        let tailnet = Tailnet {
-            control_url: extra
-                .login_server
-                .or_else(|| node.login_server.clone())
-                .unwrap_or_else(|| TAILSCALE.to_owned()),
-            // SSL_CERT_FILE is read where TLS is set up.
-            ca_bundle: None,
-            acme_directory: node.acme_directory.clone(),
-            derp_only: false,
-        };
-        Ok(Self {
-            hostname: hostname(extra.hostname.or_else(|| node.hostname.clone()))?,
-            tags: extra.tags,
-            tailnet,
-            forward,
-            listeners,
-        })
-    }
-
-    fn names(&self, serve: Serve, generation: i64) -> Result<BTreeMap<String, Arc<Spec>>, String> {
-        if let Some(name) = serve.services.keys().next() {
-            return Err(format!(
-                "Services[{name:?}]: Services are not served from a file yet"
-            ));
-        }
-        // Funnel's edge asks for the node's own name.
-        let is_own = |host: &String| host == CERT_DOMAIN || host.split('.').next() == Some(&self.hostname);
-        let ports = serve.funnel.iter().filter(|(_, hosts)| hosts.iter().any(is_own));
-        let ports: BTreeSet<u16> = ports.map(|(port, _)| *port).collect();
-        let mut listeners: Vec<Listener> = serve.listeners;
-        for listener in listeners
-            .iter_mut()
-            .filter(|listener| ports.contains(&listener.port))
-        {
-            if let Protocol::Https(http) = &mut listener.protocol {
-                let own = |route: &&mut Route| route.host.as_ref().is_none_or(is_own);
-                http.routes
-                    .iter_mut()
-                    .filter(own)
-                    .for_each(|route| route.funnel = true);
-            }
-        }
-        // The file says that it is public; it has no word for a lock.
-        let funnel = (!ports.is_empty()).then(|| Funnel {
-            ports,
-            unauthenticated: true,
-            ..Funnel::default()
-        });
-        forward::add(&mut listeners, &self.forward);
-        let hostname = &self.hostname;
-        let secret = |what: &str| SecretRef {
-            name: format!("{hostname}-{what}"),
-            revision: String::new(),
-        };
-        let name = Name {
-            owner: Owner {
-                kind: "File".to_owned(),
-                namespace: String::new(),
-                name: hostname.clone(),
-                uid: String::new(),
-            },
-            generation,
-            node: NodeConfig {
-                hostname: hostname.clone(),
-                tags: self.tags.clone(),
-                state: secret("node"),
-                certificate: Some(secret("tls")),
-            },
-            listeners,
-            funnel,
-            certificates: Vec::new(),
-        };
-        let tailnet = self.tailnet.clone();
-        Ok([(hostname.clone(), Arc::new(Spec { tailnet, name }))].into())
-    }
-}
-
-/// The name that was asked for, else the machine's.
-fn hostname(given: Option<String>) -> Result<String, StandaloneError> {
-    if let Some(given) = given.filter(|name| !name.is_empty()) {
-        let name = given.to_ascii_lowercase();
-        return is_label(&name)
-            .then_some(name)
-            .ok_or(StandaloneError::BadHostname(given));
-    }
-    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let label = machine
-        .trim()
-        .split('.')
-        .next()
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    is_label(&label)
-        .then_some(label)
-        .ok_or_else(|| StandaloneError::NoHostname(machine.trim().to_owned()))
 }
 
 #[cfg(test)]
@@ -431,9 +318,12 @@ mod tests {
         let funnel = parsed.new.names["app"].name.funnel.clone().unwrap();
         assert_eq!(funnel.ports, [443].into());
         assert!(funnel.unauthenticated && !funnel.only);
-        let services = source.parse(r#"{"Services":{"svc:x":{}}}"#, 5).unwrap_err();
-        assert!(services.contains("svc:x"), "{services}");
         assert_eq!(spec.name.generation, 3);
+        let services = r#"{"Services":{"svc:x":{"TCP":{"443":{"HTTPS":true}},
+            "Web":{"x.example.ts.net:443":{"Handlers":{"/":{"Text":"hi"}}}}}}}"#;
+        let parsed = source.parse(services, 5).unwrap();
+        let service = &parsed.new.names["app"].services["svc:x"];
+        assert_eq!((service.generation, service.listeners.len()), (5, 1));
     }
 
     #[test]

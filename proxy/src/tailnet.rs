@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
+    fmt, io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
@@ -95,6 +95,14 @@ pub trait Node: Send + Sync {
     /// Where the Services stand that are listened for, and the changes.
     fn services(&self) -> watch::Receiver<Vec<ServiceStatus>> {
         watch::channel(Vec::new()).1
+    }
+    /// Opens a connection to a name or an address of the tailnet; `None` where it has no such name, and where the
+    /// address is somebody else's. Waits for a node that is starting.
+    ///
+    /// # Errors
+    /// As `connect(2)`.
+    fn dial<'a>(&'a self, _host: &'a str, _port: u16) -> BoxFuture<'a, io::Result<Option<Stream>>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
     /// Who is behind `src`, with its capabilities towards `dst`.
     fn whois(&self, src: IpAddr, dst: IpAddr) -> Option<WhoIs>;

@@ -1,7 +1,7 @@
 //! The `serve.json` of Tailscale's container (Go: `ipn/serve.go`), turned into our own model.
 //!
-//! A key's host may be `${TS_CERT_DOMAIN}`, as usual there: the name's own domain. Foreground sections are of
-//! no meaning outside of `tailscaled`. What Go passes over in silence is said in [`Serve::warnings`].
+//! A key's host may be `${TS_CERT_DOMAIN}`, as usual there: the name's own domain, and within a Service the
+//! Service's. Foreground sections are of no meaning outside of `tailscaled`. What Go passes over in silence is said in [`Serve::warnings`].
 
 mod json;
 mod target;
@@ -73,7 +73,13 @@ pub fn parse(json: &str) -> Result<Serve, ServeError> {
                 "there is no network interface here: list the service's ports in TCP",
             ));
         }
-        let (tcp, web) = (service.tcp.unwrap_or_default(), service.web.unwrap_or_default());
+        let (tcp, mut web) = (service.tcp.unwrap_or_default(), service.web.unwrap_or_default());
+        for (key, _) in web.extract_if(.., |key, _| !is_of_service(key, &name)) {
+            warnings.push(format!(
+                "{at}.Web[{key:?}] is never reached: a Service answers to its own name, {}.TAILNET.ts.net",
+                name.trim_start_matches("svc:")
+            ));
+        }
         services.insert(name, self::listeners(&format!("{at}."), tcp, web, &mut warnings)?);
     }
     let mut on_funnel: BTreeMap<u16, BTreeSet<String>> = BTreeMap::new();
@@ -105,6 +111,13 @@ pub fn parse(json: &str) -> Result<Serve, ServeError> {
         funnel: on_funnel,
         warnings,
     })
+}
+
+/// Whether a key of a Service's `Web` is for its own name, as Go's always are; here the placeholder stands for it.
+fn is_of_service(key: &str, name: &str) -> bool {
+    let first = key.split(['.', ':']).next().unwrap_or_default();
+    key.starts_with(CERT_DOMAIN)
+        || (name.strip_prefix("svc:")).is_some_and(|own| own.eq_ignore_ascii_case(first))
 }
 
 /// Plain TCP may carry TLS of the backend's own.

@@ -110,8 +110,12 @@ impl View {
             let shard = shard.as_ref()?;
             for (key, name) in &shard.names {
                 if owns(assignment, key, &self.pod) {
-                    let (tailnet, name) = (shard.tailnet.clone(), name.clone());
-                    names.insert(key.clone(), Arc::new(Spec { tailnet, name }));
+                    let spec = Spec {
+                        tailnet: shard.tailnet.clone(),
+                        name: name.clone(),
+                        services: Services::new(),
+                    };
+                    names.insert(key.clone(), Arc::new(spec));
                 }
             }
             for (key, service) in &shard.services {

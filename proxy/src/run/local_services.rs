@@ -11,6 +11,7 @@ use crate::{
     forward_auth::ForwardAuth,
     local::Socket,
     local_api::{LocalApi, Nodes, Password, SOCKET},
+    outbound::{self, Outbound},
 };
 
 impl Parts {
@@ -35,6 +36,16 @@ impl Parts {
             let socket = Socket::parse(text).await;
             let socket = socket.with_context(|| format!("--forward-auth {text}"))?;
             ForwardAuth::new(api).serve(socket, &self.feeding, self.end.clone());
+        }
+        Ok(())
+    }
+
+    /// Opens the ports by which programs beside us reach the tailnet, where they were asked for.
+    pub(super) async fn way_out(&self, nodes: &Arc<Nodes>, node: &NodeArgs) -> anyhow::Result<()> {
+        let outbound = Outbound::new(nodes.clone(), self.feeding.clone(), self.end.clone());
+        for addr in outbound::addresses(node).map_err(anyhow::Error::msg)? {
+            let listener = outbound::listen(addr).await;
+            outbound.serve(listener.with_context(|| format!("listen on {addr} for the way out"))?);
         }
         Ok(())
     }

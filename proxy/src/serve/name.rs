@@ -1,4 +1,5 @@
-//! The task of one tailnet name: its node, its certificates, its ports and its part of the report.
+//! The task of one tailnet name: its node, its certificates, its ports and its part of the report. Where we run
+//! alone, its node is the host of Services too.
 
 use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
 
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use super::{
     Context, Spec,
     certificates::{Certificates, Source, Wanted},
+    hosting::Hosting,
     keys::LockKeys,
     listeners::{Listeners, Names, Place},
     node,
@@ -93,9 +95,11 @@ impl NameTask {
             refused: String::new(),
         };
         session.plan(&self.context);
+        let mut hosting = Hosting::new(&self.context, &node, &self.drain.abort);
         let mut doors = session.listeners.doors().changes();
         let end = loop {
             let now = status.borrow_and_update().clone();
+            hosting.follow(&session.spec.services, true);
             let own = session.spec.name.certificates.clone();
             session.pursue(&now, &self.context);
             let report = session.settle(&now).await;
@@ -131,16 +135,33 @@ impl NameTask {
         };
         if end.is_break() {
             self.report(&session.spec.name, |r| r.phase = Phase::Draining);
+            self.leave(&hosting).await;
         }
+        let restarts = end.is_continue();
+        hosting
+            .finish(restarts.then_some(self.context.drain_deadline))
+            .await;
         session
             .listeners
-            .finish(end.is_continue(), self.context.drain_deadline)
+            .finish(restarts, self.context.drain_deadline)
             .await;
         node.close().await;
-        if end.is_continue() {
+        if restarts {
             tokio::time::sleep(node::RESTART_PAUSE).await;
         }
         end
+    }
+
+    /// Sends the Services' clients elsewhere, and serves them until they have gone. The name's own ports, which
+    /// nobody else has, take nothing new meanwhile.
+    async fn leave(&self, hosting: &Hosting) {
+        if hosting.leave() {
+            tokio::select! {
+                biased;
+                () = self.drain.abort.cancelled() => {}
+                () = hosting.gone() => {}
+            }
+        }
     }
 
     fn report(&self, name: &Name, change: impl FnOnce(&mut NameReport)) {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use postern_proxy_config::{
     funnel::Funnel,
-    group::{Backend, Identity, IdentityProvider, Listener, Name, Protocol, Route, Service, Tcp},
+    group::{Backend, Identity, IdentityProvider, Listener, Name, Protocol, Route, Tcp},
     serve::CERT_DOMAIN,
 };
 
@@ -77,12 +77,12 @@ impl Plan {
         Self::of(&name.listeners, name.funnel.clone().map(Arc::new))
     }
 
-    /// The same for a Service, which is never on Funnel.
+    /// The same for what is never on Funnel, as a Service.
     ///
     /// # Errors
     /// As [`Plan::new`].
-    pub fn of_service(service: &Service) -> Result<Self, PlanError> {
-        Self::of(&service.listeners, None)
+    pub fn within_tailnet(listeners: &[Listener]) -> Result<Self, PlanError> {
+        Self::of(listeners, None)
     }
 
     fn of(all: &[Listener], funnel: Option<Arc<Funnel>>) -> Result<Self, PlanError> {

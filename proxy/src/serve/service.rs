@@ -203,7 +203,7 @@ impl Session {
 
     /// Takes the specification for the plan if it is good.
     fn plan(&mut self, context: &Context) {
-        match Plan::of_service(&self.spec) {
+        match Plan::within_tailnet(&self.spec.listeners) {
             Ok(plan) => {
                 self.plan = Some((plan, self.spec.generation));
                 self.refused.clear();

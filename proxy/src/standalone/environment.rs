@@ -1,8 +1,8 @@
 //! The environment of Tailscale's container, by name (Go: `cmd/containerboot`): what has no meaning here is
 //! refused with the reason, or passed over with a line, so that nobody wonders.
 //!
-//! `TS_AUTHKEY` and what else may log in, `TS_HOSTNAME`, `TS_STATE_DIR`, `TS_SERVE_CONFIG`, `TS_SOCKET` and
-//! `TS_EXTRA_ARGS` are read where they are used.
+//! `TS_AUTHKEY` and what else may log in, `TS_HOSTNAME`, `TS_STATE_DIR`, `TS_SERVE_CONFIG`, `TS_SOCKET`,
+//! `TS_SOCKS5_SERVER`, `TS_OUTBOUND_HTTP_PROXY_LISTEN` and `TS_EXTRA_ARGS` are read where they are used.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
@@ -43,8 +43,6 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     ("TS_TAILNET_TARGET_IP", EGRESS),
     ("TS_TAILNET_TARGET_FQDN", EGRESS),
-    ("TS_SOCKS5_SERVER", EGRESS),
-    ("TS_OUTBOUND_HTTP_PROXY_LISTEN", EGRESS),
     ("TS_EGRESS_PROXIES_CONFIG_PATH", EGRESS),
     (
         "TS_INGRESS_PROXIES_CONFIG_PATH",
@@ -67,7 +65,7 @@ const REFUSED: &[(&str, &str)] = &[
         "it is deprecated: set TS_ENABLE_HEALTH_CHECK=true and TS_LOCAL_ADDR_PORT",
     ),
 ];
-const EGRESS: &str = "postern-proxy lets the tailnet in and nothing out: run tailscale for the way out";
+const EGRESS: &str = "traffic is led out by a network interface, which postern-proxy does without: let the application use TS_SOCKS5_SERVER or TS_OUTBOUND_HTTP_PROXY_LISTEN";
 
 /// Set and not empty, these change nothing.
 const NOTED: &[(&str, &str)] = &[
@@ -85,10 +83,6 @@ const NOTED: &[(&str, &str)] = &[
     (
         "TS_BOOT_TIMEOUT",
         "the control server is waited for as long as it takes",
-    ),
-    (
-        "TS_EXPERIMENTAL_SERVICE_AUTO_ADVERTISEMENT",
-        "services are advertised while they are served",
     ),
 ];
 
@@ -115,6 +109,10 @@ impl Environment {
         if !flag("TS_USERSPACE", true)? {
             let reason = "postern-proxy has no network interface and needs no privileges: leave it out, or set it to true";
             return Err(refuse("TS_USERSPACE", reason));
+        }
+        if !flag("TS_EXPERIMENTAL_SERVICE_AUTO_ADVERTISEMENT", true)? {
+            let reason = "Services of TS_SERVE_CONFIG are advertised as soon as they can be served: leave it out, and the Service out of the file while nobody should come";
+            return Err(refuse("TS_EXPERIMENTAL_SERVICE_AUTO_ADVERTISEMENT", reason));
         }
         let mut notes: Vec<String> = NOTED
             .iter()
@@ -206,14 +204,14 @@ mod tests {
             ("TS_USERSPACE", "maybe", Refused("neither true nor false")),
             ("TS_ENABLE_HEALTH_CHECK", "yes", Refused("neither")),
             ("TS_LOCAL_ADDR_PORT", "9002", Refused("ADDRESS:PORT")),
-            ("TS_OUTBOUND_HTTP_PROXY_LISTEN", ":1055", Refused("nothing out")),
-            ("TS_SOCKS5_SERVER", ":1055", Refused("nothing out")),
+            ("TS_OUTBOUND_HTTP_PROXY_LISTEN", ":1055", Fine),
+            ("TS_SOCKS5_SERVER", ":1055", Fine),
             ("TS_ROUTES", "10.0.0.0/8", Refused("subnet router")),
             ("TS_ROUTES", "", Fine),
             ("TS_DEST_IP", "10.0.0.1", Refused("TCPForward")),
             ("TS_EXPERIMENTAL_DEST_DNS_NAME", "db", Refused("TCPForward")),
-            ("TS_TAILNET_TARGET_IP", "100.64.0.1", Refused("nothing out")),
-            ("TS_TAILNET_TARGET_FQDN", "a.b", Refused("nothing out")),
+            ("TS_TAILNET_TARGET_IP", "100.64.0.1", Refused("TS_SOCKS5_SERVER")),
+            ("TS_TAILNET_TARGET_FQDN", "a.b", Refused("TS_SOCKS5_SERVER")),
             ("TS_KUBE_SECRET", "tailscale", Refused("TS_STATE_DIR")),
             ("TS_KUBE_SECRET", "", Fine),
             (
@@ -225,6 +223,12 @@ mod tests {
                 "TS_HEALTHCHECK_ADDR_PORT",
                 ":9002",
                 Refused("TS_ENABLE_HEALTH_CHECK"),
+            ),
+            ("TS_EXPERIMENTAL_SERVICE_AUTO_ADVERTISEMENT", "true", Fine),
+            (
+                "TS_EXPERIMENTAL_SERVICE_AUTO_ADVERTISEMENT",
+                "false",
+                Refused("as soon as they can be served"),
             ),
             ("TS_ACCEPT_DNS", "true", Noted),
             ("TS_TAILSCALED_EXTRA_ARGS", "--verbose=1", Noted),

@@ -70,3 +70,41 @@ fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use postern_proxy_config::report::NameReport;
+
+    use super::*;
+    use crate::report::Reports;
+
+    #[tokio::test]
+    async fn health_is_an_address_and_each_page_is_there_where_it_was_asked_for() {
+        let reports = Reports::new("r");
+        let ask = async |path: &str, health: bool, metrics: bool| {
+            let addr = ([127, 0, 0, 1], 0).into();
+            let probes = Probes {
+                addr,
+                health,
+                metrics,
+            };
+            let request = Request::get(path).body(()).unwrap();
+            let answer = probes.answer(&request, &reports.subscribe(), &Metrics::new());
+            let status = answer.status().as_u16();
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        };
+        let text = |status, text: &str| (status, text.to_owned());
+        let none = text(503, "node currently has no tailscale IPs");
+        assert_eq!(ask("/healthz", true, false).await, none);
+        reports.name("app", |name: &mut NameReport| {
+            name.addresses = vec![[100, 64, 0, 1].into()]
+        });
+        assert_eq!(ask("/healthz", true, false).await, text(200, "ok"));
+        assert_eq!(ask("/healthz", false, true).await.0, 404);
+        assert_eq!(ask("/metrics", true, false).await.0, 404);
+        let (status, metrics) = ask("/metrics", false, true).await;
+        assert!(status == 200 && metrics.contains("# EOF"), "{metrics}");
+    }
+}

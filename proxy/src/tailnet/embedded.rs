@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
@@ -19,7 +20,7 @@ use postern_node::{
 };
 use tokio::sync::watch;
 
-use super::{Accepted, Listener, StartNode};
+use super::{Accepted, Listener, StartNode, Stream};
 
 /// Starts real nodes.
 #[derive(Debug, Clone, Copy)]
@@ -120,6 +121,18 @@ impl super::Node for Running {
         }
     }
 
+    fn dial<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Option<Stream>>> {
+        Box::pin(async move {
+            let node = self.node().map_err(io::Error::other)?;
+            match node.dial((host, port)).await {
+                Ok(stream) => Ok(Some(Box::new(stream) as Stream)),
+                Err(Error::Io { source, .. }) if is_elsewhere(host, &source) => Ok(None),
+                Err(Error::Io { source, .. }) => Err(source),
+                Err(error) => Err(io::Error::other(error)),
+            }
+        })
+    }
+
     fn whois(&self, src: IpAddr, dst: IpAddr) -> Option<WhoIs> {
         self.node().ok()?.whois(src, dst)
     }
@@ -163,6 +176,21 @@ impl super::Node for Running {
                 node.close().await;
             }
         })
+    }
+}
+
+/// Whether the tailnet hasn't got what could not be reached there: a name, or an address that neither a peer has nor
+/// anybody could (Go: `tsaddr.CGNATRange`, `tsaddr.TailscaleULARange`).
+fn is_elsewhere(host: &str, error: &io::Error) -> bool {
+    match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Err(_) => error.kind() == io::ErrorKind::NotFound,
+        Ok(ip) => {
+            let is_of_tailnets = match ip {
+                IpAddr::V4(v4) => matches!(v4.octets(), [100, 64..=127, ..]),
+                IpAddr::V6(v6) => v6.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
+            };
+            error.kind() == io::ErrorKind::HostUnreachable && !is_of_tailnets
+        }
     }
 }
 
@@ -231,5 +259,28 @@ impl Listener for Funnel {
                 funnel: Some(self.host.clone()),
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tailnets_alone_have_goes_nowhere_else() {
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NotFound};
+        for (host, kind, elsewhere) in [
+            ("example.com", NotFound, true),
+            ("db", ConnectionRefused, false),
+            ("db", HostUnreachable, false),
+            ("192.0.2.1", HostUnreachable, true),
+            ("192.0.2.1", ConnectionRefused, false),
+            ("100.64.0.9", HostUnreachable, false),
+            ("100.128.0.1", HostUnreachable, true),
+            ("fd7a:115c:a1e0::9", HostUnreachable, false),
+            ("2001:db8::1", HostUnreachable, true),
+        ] {
+            assert_eq!(is_elsewhere(host, &kind.into()), elsewhere, "{host} {kind}");
+        }
     }
 }

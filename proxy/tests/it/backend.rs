@@ -12,7 +12,7 @@ use hyper_util::{
 };
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
 };
 
@@ -45,22 +45,65 @@ pub struct Recorder {
 impl Recorder {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
-        let record = seen.clone();
+        let recorder = Self::at(listener.local_addr().unwrap());
+        let record = recorder.seen.clone();
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let record = record.clone();
-                let service = service_fn(move |request| answer(record.clone(), request));
+                tokio::spawn(serve(record.clone(), stream));
+            }
+        });
+        recorder
+    }
+
+    /// The same behind TLS, with a certificate that nobody has signed.
+    pub async fn behind_tls() -> Self {
+        let (cert, key) = crate::front::self_signed(&["localhost"]);
+        let key = rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let recorder = Self::at(listener.local_addr().unwrap());
+        let record = recorder.seen.clone();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (tls, record) = (tls.clone(), record.clone());
                 tokio::spawn(async move {
-                    let _ = auto::Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve(record, stream).await;
+                    }
                 });
             }
         });
-        Self { addr, seen }
+        recorder
+    }
+
+    /// The same on a unix socket.
+    pub fn on_unix(path: &std::path::Path) -> Self {
+        let listener = tokio::net::UnixListener::bind(path).unwrap();
+        let recorder = Self::at(([0, 0, 0, 0], 0).into());
+        let record = recorder.seen.clone();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(serve(record.clone(), stream));
+            }
+        });
+        recorder
+    }
+
+    fn at(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            seen: Arc::default(),
+        }
     }
 
     /// As a route's backend.
@@ -89,6 +132,16 @@ pub fn everything_to(backend: &serde_json::Value) -> serde_json::Value {
         {"port": 80, "protocol": {"type": "http", "routes": routes, "identity": identity}},
         {"port": 443, "protocol": {"type": "https", "routes": routes, "identity": identity}},
     ])
+}
+
+async fn serve<S>(record: Arc<Mutex<Vec<Seen>>>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let service = service_fn(move |request| answer(record.clone(), request));
+    let _ = auto::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 async fn answer(

@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -21,7 +22,7 @@ use postern_node::{
     funnel::FunnelError,
     netmap::{self, CapMap, PeerApi, UserProfile, WhoIs},
     node::{Certificate, Config, Error, Identity, Status},
-    service::{ServiceName, ServiceStatus},
+    service::{ServiceError, ServiceName, ServiceStatus},
     state::{MemoryStore, StateError, StateStore},
 };
 use postern_proxy::{
@@ -29,13 +30,13 @@ use postern_proxy::{
     listen::Limits,
     metrics::Metrics,
     report::Reports,
-    serve::{Context, Desired, HostSpec, PemPair, SecretError, Secrets, Served, Spec},
-    tailnet::{Accepted, Listener, Node, StartNode},
+    serve::{Context, Desired, HostSpec, PemPair, SecretError, Secrets, Served, Services, Spec},
+    tailnet::{Accepted, Listener, Node, StartNode, Stream},
     upstream::Upstreams,
 };
 use postern_proxy_config::{
     FORMAT,
-    group::{Name, NodeConfig, SecretRef, Shard},
+    group::{Name, NodeConfig, SecretRef, Service, Shard},
     keys::Keys,
     report::{NameReport, Phase, Report, ServiceReport, Stage},
 };
@@ -163,6 +164,21 @@ impl Front {
         })));
     }
 
+    /// The name `app` alone, whose own node hosts the Service `svc:web` too.
+    pub fn set_sidecar(&self, listeners: serde_json::Value, of_service: serde_json::Value) {
+        self.set(listeners, 1);
+        let service: Service = serde_json::from_value(serde_json::json!({
+            "owner": {"kind": "File", "namespace": "", "name": "app", "uid": ""},
+            "generation": 1, "certificate": {"name": "app-tls"}, "listeners": of_service,
+        }))
+        .unwrap();
+        self.desired.send_modify(|desired| {
+            let desired = Arc::make_mut(desired.as_mut().unwrap());
+            let spec = Arc::make_mut(desired.names.get_mut("app").unwrap());
+            spec.services = [("svc:web".to_owned(), Arc::new(service))].into();
+        });
+    }
+
     pub async fn stage(&self, stage: Stage) -> ServiceReport {
         let mut report = self.reports.subscribe();
         let reached = |report: &Report| report.services.get("svc:web").is_some_and(|s| s.stage == stage);
@@ -184,6 +200,7 @@ impl Front {
                     Arc::new(Spec {
                         tailnet: tailnet.clone(),
                         name,
+                        services: Services::new(),
                     }),
                 )
             })
@@ -245,7 +262,7 @@ impl Front {
         port: u16,
         sni: &str,
         alpn: &[&str],
-    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let mut roots = rustls::RootCertStore::empty();
         for cert in self.nodes.issued.lock().iter() {
             roots.add(cert.clone()).unwrap();
@@ -309,6 +326,10 @@ pub struct Nodes {
     pub certificates: Arc<AtomicU64>,
     /// What the policy lacks for Funnel.
     pub no_funnel: Arc<Mutex<Option<FunnelError>>>,
+    /// Where names of the tailnet are.
+    pub tailnet: Arc<Mutex<BTreeMap<String, SocketAddr>>>,
+    /// The node has no tags.
+    pub untagged: Arc<AtomicBool>,
     /// What control knows of hosted Services.
     pub hosted: watch::Sender<Vec<ServiceStatus>>,
 }
@@ -337,6 +358,8 @@ impl Nodes {
             started: AtomicU64::new(0),
             certificates: Arc::default(),
             no_funnel: Arc::default(),
+            tailnet: Arc::default(),
+            untagged: Arc::default(),
             hosted: watch::Sender::default(),
         }
     }
@@ -419,6 +442,8 @@ impl StartNode for Nodes {
             status: self.status.subscribe(),
             certificates: self.certificates.clone(),
             no_funnel: self.no_funnel.clone(),
+            tailnet: self.tailnet.clone(),
+            untagged: self.untagged.clone(),
             hosted: self.hosted.clone(),
         };
         Box::pin(async { Ok(Arc::new(node) as Arc<dyn Node>) })
@@ -468,6 +493,8 @@ struct Loopback {
     status: watch::Receiver<Status>,
     certificates: Arc<AtomicU64>,
     no_funnel: Arc<Mutex<Option<FunnelError>>>,
+    tailnet: Arc<Mutex<BTreeMap<String, SocketAddr>>>,
+    untagged: Arc<AtomicBool>,
     hosted: watch::Sender<Vec<ServiceStatus>>,
 }
 
@@ -516,6 +543,9 @@ impl Node for Loopback {
         service: &'a ServiceName,
         port: u16,
     ) -> BoxFuture<'a, Result<Box<dyn Listener>, Error>> {
+        if self.untagged.load(SeqCst) {
+            return Box::pin(async { Err(ServiceError::Untagged.into()) });
+        }
         self.hosted.send_modify(|hosted| {
             if !hosted.iter().any(|known| known.name == *service) {
                 hosted.push(ServiceStatus {
@@ -542,6 +572,16 @@ impl Node for Loopback {
 
     fn services(&self) -> watch::Receiver<Vec<ServiceStatus>> {
         self.hosted.subscribe()
+    }
+
+    fn dial<'a>(&'a self, host: &'a str, _port: u16) -> BoxFuture<'a, io::Result<Option<Stream>>> {
+        let addr = self.tailnet.lock().get(host).copied();
+        Box::pin(async move {
+            Ok(match addr {
+                Some(addr) => Some(Box::new(TcpStream::connect(addr).await?) as Stream),
+                None => None,
+            })
+        })
     }
 
     fn whois(&self, _src: IpAddr, _dst: IpAddr) -> Option<WhoIs> {

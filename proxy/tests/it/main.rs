@@ -13,6 +13,7 @@ mod funnel;
 mod headers;
 mod idle;
 mod locks;
+mod outbound;
 mod serve_json;
 mod services;
 mod streams;

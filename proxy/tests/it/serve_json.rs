@@ -86,6 +86,42 @@ async fn mounts_are_taken_off_as_go_takes_them_off() {
 }
 
 #[tokio::test]
+async fn each_target_is_spoken_to_as_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("app.sock");
+    let (plain, behind_tls) = (Recorder::start().await, Recorder::behind_tls().await);
+    let on_unix = Recorder::on_unix(&socket);
+    let (port, tls_port) = (plain.addr.port(), behind_tls.addr.port());
+    let front = serving(http(json!({
+        "/port": {"Proxy": port.to_string()}, "/http": {"Proxy": format!("http://localhost:{port}/base")},
+        "/insecure": {"Proxy": format!("https+insecure://localhost:{tls_port}")},
+        "/secure": {"Proxy": format!("https://localhost:{tls_port}")},
+        "/unix": {"Proxy": format!("unix:{}", socket.display())},
+    })))
+    .await;
+    for (path, backend, seen) in [
+        ("/port/x", &plain, "/x"),
+        ("/http/x", &plain, "/base/x"),
+        ("/insecure/x", &behind_tls, "/x"),
+        ("/unix/x", &on_unix, "/x"),
+    ] {
+        let answer = front.get(80, path).await;
+        assert_eq!(status(&answer), "200", "{path}: {answer}");
+        assert_eq!(backend.last().target, seen, "{path}");
+    }
+    // Go says the same to a program behind a unix socket.
+    assert_eq!(on_unix.last().header("host"), Some("localhost"));
+    assert_eq!(behind_tls.last().header("host"), Some(FQDN));
+    let answer = front.get(80, "/secure").await;
+    assert_eq!(
+        status(&answer),
+        "502",
+        "nobody has signed its certificate: {answer}"
+    );
+    assert_eq!(behind_tls.seen().len(), 1);
+}
+
+#[tokio::test]
 async fn each_handler_passes_on_the_capabilities_that_it_accepts() {
     let backend = Recorder::start().await;
     let target = format!("http://{}", backend.addr);

@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use postern_node::node::{Identity, Status};
-use postern_proxy_config::report::Stage;
+use postern_proxy_config::report::{Phase, Stage};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     backend::{Recorder, address, everything_to},
-    front::{Front, Nodes, WAIT, self_signed},
+    front::{FQDN, Front, Nodes, WAIT, self_signed},
 };
 
 const WEB: &str = "web.example.ts.net";
@@ -191,4 +191,76 @@ async fn a_service_that_is_taken_away_goes_at_once_and_out_of_the_report() {
         "{:?}",
         started.elapsed()
     );
+}
+
+/// A sidecar for which control offers certificates of its own name and of `svc:web`.
+fn sidecar() -> Front {
+    let nodes = Nodes::default();
+    nodes.status.send_replace(Status::Running(Identity {
+        stable_id: "nAPP".into(),
+        name: FQDN.into(),
+        addrs: vec![[127, 0, 0, 1].into()],
+        cert_domains: vec![FQDN.into(), WEB.into()],
+    }));
+    Front::with_nodes(nodes)
+}
+
+fn text(port: u16) -> serde_json::Value {
+    json!([{"port": port, "protocol": {"type": "http", "routes": [
+        {"path": {"type": "prefix", "value": "/"}, "backend": {"type": "text", "text": "own"}}]}}])
+}
+
+#[tokio::test]
+async fn a_sidecars_own_node_hosts_a_service_and_leaves_it_in_order() {
+    let backend = Recorder::start().await;
+    let front = sidecar();
+    front.set_sidecar(text(81), everything_to(&backend.backend()));
+    front.stage(Stage::Offered).await;
+    assert!(!advertised(&front));
+    front.nodes.approve(true, true);
+    let report = front.stage(Stage::Serving).await;
+    assert!(advertised(&front));
+    assert_eq!(report.assigned_name.as_deref(), Some(WEB));
+    assert_eq!(front.nodes.started.load(SeqCst), 1, "it is one node");
+    assert!(
+        get(&front, "Connection: close\r\n")
+            .await
+            .starts_with("HTTP/1.1 200 ")
+    );
+    assert!(front.get(81, "/").await.ends_with("own"));
+
+    let drain = front.drain.clone();
+    let draining = tokio::spawn(async move { drain.finish_within(Duration::from_secs(60)).await });
+    front.stage(Stage::Draining).await;
+    assert!(!advertised(&front));
+    // Whoever still comes is served; the own name has no other host to wait for.
+    assert!(get(&front, "").await.starts_with("HTTP/1.1 200 "));
+    let own = async {
+        while front.nodes.ports.lock().contains_key(&81) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, own).await.unwrap();
+    front.nodes.approve(true, false);
+    tokio::time::timeout(WAIT, draining).await.unwrap().unwrap();
+    assert!(front.nodes.ports.lock().is_empty(), "nothing listens any more");
+}
+
+#[tokio::test]
+async fn a_node_without_tags_says_so_and_serves_its_own_name() {
+    let front = sidecar();
+    front.nodes.untagged.store(true, SeqCst);
+    front.set_sidecar(text(81), text(80));
+    front.phase(Phase::Serving).await;
+    assert!(front.get(81, "/").await.ends_with("own"));
+    let mut reports = front.reports.subscribe();
+    let said = reports.wait_for(|report| {
+        (report.services.get("svc:web"))
+            .is_some_and(|service| service.reason.contains("auth key that has tags"))
+    });
+    let report = tokio::time::timeout(WAIT, said).await.unwrap().unwrap().clone();
+    assert_eq!(report.services["svc:web"].stage, Stage::Connecting);
+    // With a login that has tags it goes on by itself.
+    front.nodes.untagged.store(false, SeqCst);
+    front.stage(Stage::Offered).await;
 }

@@ -134,6 +134,10 @@ fn what_go_passes_over_in_silence_is_said() {
             r#"{"Services":{"svc:x":{"Web":{"x:80":{"Handlers":{}}}}}}"#,
             r#"Services["svc:x"].Web of port 80 (x) is never reached: add Services["svc:x"].TCP["80"]"#,
         ),
+        (
+            r#"{"Services":{"svc:x":{"TCP":{"80":{"TCPForward":"a:1"}},"Web":{"y.ts.net:80":{},"X.ts.net:80":{}}}}}"#,
+            r#"Services["svc:x"].Web["y.ts.net:80"] is never reached: a Service answers to its own name, x."#,
+        ),
     ] {
         let warnings = parse(json).unwrap().warnings;
         assert!(
