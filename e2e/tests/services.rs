@@ -212,12 +212,12 @@ impl Api {
         Ok(found.find(|known| known["name"] == service).cloned())
     }
 
-    fn put(&self, definition: &Value) -> Result<()> {
+    pub(crate) fn put(&self, definition: &Value) -> Result<()> {
         let name = definition["name"].as_str().context("no name")?;
         http("PUT", &format!("{}/{name}", self.0), Some(definition)).map(drop)
     }
 
-    fn delete(&self, service: &str) -> Result<()> {
+    pub(crate) fn delete(&self, service: &str) -> Result<()> {
         http("DELETE", &format!("{}/{service}", self.0), None).map(drop)
     }
 }

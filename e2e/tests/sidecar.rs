@@ -1,24 +1,33 @@
 //! The same proxy without Kubernetes: beside a process on loopback, set up as the usual container is.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use postern_e2e::client::{Fetch, Fetched};
 use postern_e2e::{product, tailnet, wait};
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::first_light::{Running, streamed, tempdir};
-use crate::runner::Test;
+use crate::runner::{Test, seconds};
+use crate::services::Api;
 use crate::space::{FIRST_ANSWER, Space, url};
 
 pub(crate) const TESTS: &[Test] = &[
     Test::beside("a_sidecar_streams_as_the_usual_container_would", streams),
     Test::beside("a_changed_serve_json_is_served_and_a_broken_one_is_not", reloads),
     Test::beside("a_restarted_sidecar_is_the_same_node", restarts),
-    Test::beside("a_serve_json_leads_where_gos_serve_leads", same_as_go),
+    Test::beside("a_sidecar_does_what_the_containers_environment_says", environment),
+    Test::beside("a_target_is_served_at_a_terminal_and_its_url_printed", foreground),
+    Test::beside(
+        "a_serve_json_leads_where_gos_serve_leads_a_service_too",
+        same_as_go,
+    ),
     Test::beside("the_local_api_answers_as_gos_daemon", local_api),
     Test::beside("nginx_lets_in_whom_forward_auth_knows", nginx),
 ];
@@ -62,12 +71,7 @@ fn reloads(space: &Space<'_>) -> Result<()> {
         ensure!(body == "changed", "it says {body:.100}");
         Ok(())
     })?;
-    let log = fs::read_to_string(&sidecar.log)?;
-    ensure!(
-        log.contains("serve.json"),
-        "the log does not name the file that it refused"
-    );
-    Ok(())
+    sidecar.says("serve.json")
 }
 
 fn restarts(space: &Space<'_>) -> Result<()> {
@@ -79,65 +83,196 @@ fn restarts(space: &Space<'_>) -> Result<()> {
     };
     let before = identity(space, &sidecar.name)?;
     sidecar.restart(space)?;
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     sidecar.answer(space)?;
-    space.note(format!(
-        "answered {} after the restart",
-        crate::runner::seconds(start.elapsed())
-    ));
+    space.note(format!("answered {} after the restart", seconds(start.elapsed())));
     let after = identity(space, &sidecar.name)?;
     ensure!(before == after, "it was {before:?} and is {after:?}");
     Ok(())
 }
 
-/// The same serve.json in Go's `serve` and in ours: every path has the same answer. (Files are not among them:
-/// a `tsnet` node may not serve any.)
-fn same_as_go(space: &Space<'_>) -> Result<()> {
-    let sidecar = Sidecar::start(space, "same", 9988)?;
-    let config = EVERYTHING.replace("HANDLERS", HANDLERS).replace("PORT", "9988");
-    sidecar.write(&config)?;
-    let go_name = space.name("same-go");
-    let folder = tempdir(&go_name);
-    let mut serve = tailnet::peer(&space.env.lab, &space.env.helpers, "serve-config");
-    serve.args(["-hostname", &go_name, "-authkey", "tskey-auth-tagged", "-serve"]);
-    serve
-        .arg(sidecar.folder.join("serve.json"))
-        .arg("-dir")
-        .arg(&folder);
-    let _go = Running::start(serve.stdout(Stdio::null()))?;
-    space.answer(&url(&go_name))?;
+fn environment(space: &Space<'_>) -> Result<()> {
+    let mut sidecar = Sidecar::prepare(space, "env", 9989)?;
+    // A volume that another user has left is named with its owner.
+    let state = sidecar.folder.join("state/tailscaled.state");
+    fs::write(&state, "{}")?;
+    fs::set_permissions(&state, Permissions::from_mode(0o600))?;
+    let mut stranger = sidecar.command(space)?;
+    stranger.uid(65_532).gid(65_532);
+    stranger
+        .env_remove("TS_SOCKET")
+        .env_remove("POSTERN_FORWARD_AUTH");
+    let refused = Running::start(&mut stranger)?;
+    sidecar.says("it belongs to uid 0 (mode 0")?;
+    sidecar.says("we run as uid 65532: chown -R 65532 it")?;
+    drop(refused);
+    fs::remove_file(state)?;
+
+    sidecar.run(space)?;
     sidecar.answer(space)?;
-    let mut compared = 0;
-    for path in PATHS {
-        for scheme in ["https", "http"] {
-            let answer = |name: &str| -> Result<(u16, String)> {
-                let base = format!("{scheme}://{name}.{}", postern_e2e::lab::DOMAIN);
-                let fetched = Fetch::get("alice", format!("{base}{path}")).send()?;
-                let said = match (fetched.status, fetched.seen()) {
-                    (200, Ok(seen)) => crate::first_light::comparable(&seen, name, &Fetch::default()),
-                    (200, Err(_)) => fetched.body.clone(),
-                    (300..400, _) => fetched.header("location").join(" "),
-                    _ => String::new(),
-                };
-                Ok((fetched.status, said.replace(name, "NAME")))
-            };
-            let (ours, gos) = (answer(&sidecar.name)?, answer(&go_name)?);
-            ensure!(ours == gos, "{scheme} {path}:\n ours: {ours:?}\n Go's: {gos:?}");
-            compared += 1;
-        }
-    }
-    fs::remove_dir_all(folder).ok();
-    space.note(format!("{compared} answers compared"));
+    // Ports are forwarded where that was said, and nowhere else.
+    let port = |port: u16| format!("http://{}.{}:{port}/x", sidecar.name, postern_e2e::lab::DOMAIN);
+    let seen = Fetch::get("alice", port(sidecar.port)).send()?.seen()?;
+    ensure!(seen.uri == "/x", "the app saw {seen:?}");
+    let other = Fetch::get("alice", port(sidecar.port + 1)).send();
+    ensure!(other.is_err(), "a port that was not named answers {other:?}");
+    sidecar.says(&format!("POSTERN_FORWARD_PORTS={}", sidecar.port + 1))?;
+
+    let probe = |path: &str| {
+        let mut curl = Command::new("curl");
+        postern_e2e::command::output(curl.args([
+            "--silent",
+            "--fail",
+            &format!("http://{}{path}", sidecar.probes),
+        ]))
+    };
+    ensure!(probe("/healthz")? == "ok");
+    ensure!(
+        probe("/metrics")?.contains("proxy_connections"),
+        "the metrics lack the proxy's"
+    );
     Ok(())
 }
 
-const EVERYTHING: &str = r#"{
-  "TCP": { "443": { "HTTPS": true }, "80": { "HTTP": true } },
-  "Web": {
-    "${TS_CERT_DOMAIN}:443": { "Handlers": HANDLERS },
-    "${TS_CERT_DOMAIN}:80": { "Handlers": HANDLERS }
-  }
-}"#;
+/// `serve TARGET` until Ctrl-C, and the questions that one asks beside it.
+fn foreground(space: &Space<'_>) -> Result<()> {
+    let name = space.name("fore");
+    let folder = tempdir(&name);
+    fs::create_dir_all(&folder)?;
+    let (socket, said) = (folder.join("tailscaled.sock"), folder.join("said"));
+    let log = File::create(folder.join("log"))?;
+    let mut serve = alone(space);
+    serve.args(["serve", "--set-path", "/hello", "--hostname", &name, "text:hello"]);
+    serve
+        .arg("--state-dir")
+        .arg(folder.join("state"))
+        .arg("--socket")
+        .arg(&socket);
+    let serving = Running::start(serve.stdout(File::create(&said)?).stderr(log))?;
+    let url = format!("{}/hello", url(&name));
+    wait::until("the URL", FIRST_ANSWER, || {
+        let said = fs::read_to_string(&said)?;
+        ensure!(said == format!("{url}\nCtrl-C ends it.\n"), "it says {said:?}");
+        Ok(())
+    })?;
+    let body = Fetch::get("alice", &url).send()?.body;
+    ensure!(body == "hello", "it says {body:.100}");
+
+    let ask = |arguments: &[&str]| {
+        let mut ask = alone(space);
+        postern_e2e::command::output(ask.env("TS_SOCKET", &socket).args(arguments))
+    };
+    let own = ask(&["ip", "-4"])?;
+    let device = space.device(&name)?;
+    ensure!(
+        device["addresses"][0] == format!("{}/32", own.trim()),
+        "its address is {own}, and to control {device}"
+    );
+    let alice = ask(&["ip", "-4", "alice-laptop"])?;
+    let who = ask(&["whois", alice.trim()])?;
+    ensure!(who.contains("alice@example.com"), "whois says {who}");
+    let status = ask(&["status"])?;
+    ensure!(
+        status.contains(own.trim()) && status.contains("alice-laptop"),
+        "the status is {status}"
+    );
+    let config = folder.join("serve.json");
+    fs::write(&config, SERVE.replace("PORT", "3000"))?;
+    let told = ask(&["check", &config.display().to_string()])?;
+    ensure!(
+        told.contains("https 443 its own domain/* -> http://127.0.0.1:3000"),
+        "check says {told}"
+    );
+    serving.end(Signal::INT)?;
+    fs::remove_dir_all(folder).context("remove its folder")
+}
+
+/// The same serve.json in Go's `serve` and in ours: every path has the same answer, of the node and of the Service
+/// that it hosts. (Files are not among them: a `tsnet` node may not serve any.) And a program beside ours reaches
+/// Go's.
+fn same_as_go(space: &Space<'_>) -> Result<()> {
+    let sidecar = Sidecar::start(space, "same", 9988)?;
+    let (service, go_service) = (space.name("web"), space.name("web-go"));
+    // Defined late, as people do it: that it is missing is said, and nothing else waits for it.
+    sidecar.write(&everything(&service))?;
+    sidecar.answer(space)?;
+    sidecar.says(&format!("approved as a host of svc:{service}"))?;
+    let api = Api::open()?;
+    for name in [&service, &go_service] {
+        api.put(&json!({ "name": format!("svc:{name}"), "ports": ["tcp:80", "tcp:443"] }))?;
+    }
+
+    let go_name = space.name("same-go");
+    let folder = tempdir(&go_name);
+    let go_config = sidecar.folder.join("go.json");
+    fs::write(&go_config, everything(&go_service))?;
+    let mut serve = tailnet::peer(&space.env.lab, &space.env.helpers, "serve-config");
+    serve.args(["-hostname", &go_name, "-authkey", "tskey-auth-tagged", "-serve"]);
+    serve.arg(go_config).arg("-dir").arg(&folder);
+    let go = Running::start(serve.stdout(Stdio::null()))?;
+    let mut compared = 0;
+    for (ours, gos) in [(&sidecar.name, &go_name), (&service, &go_service)] {
+        space.answer(&url(gos)).with_context(|| format!("Go's {gos}"))?;
+        space.answer(&url(ours)).with_context(|| sidecar.said())?;
+        compared += same_paths(ours, gos)?;
+    }
+    space.note(format!("{compared} answers compared"));
+    for protocol in ["socks5h", "http"] {
+        let text = sidecar.fetches(space, protocol, &format!("{}/text", url(&go_name)))?;
+        ensure!(text == "a text", "by {protocol} Go's node said {text}");
+    }
+
+    // A host that ends is withdrawn first.
+    drop(go);
+    fs::remove_dir_all(folder).ok();
+    let start = Instant::now();
+    sidecar.end()?;
+    space.note(format!(
+        "the Service was left within {}",
+        seconds(start.elapsed())
+    ));
+    [service, go_service]
+        .iter()
+        .try_for_each(|name| api.delete(&format!("svc:{name}")))
+}
+
+/// How many answers were compared.
+fn same_paths(ours: &str, gos: &str) -> Result<usize> {
+    let answer = |name: &str, scheme: &str, path: &str| -> Result<(u16, String)> {
+        let base = format!("{scheme}://{name}.{}", postern_e2e::lab::DOMAIN);
+        let fetched = Fetch::get("alice", format!("{base}{path}")).send()?;
+        let said = match (fetched.status, fetched.seen()) {
+            (200, Ok(seen)) => crate::first_light::comparable(&seen, name, &Fetch::default()),
+            (200, Err(_)) => fetched.body.clone(),
+            (300..400, _) => fetched.header("location").join(" "),
+            _ => String::new(),
+        };
+        Ok((fetched.status, said.replace(name, "NAME")))
+    };
+    for path in PATHS {
+        for scheme in ["https", "http"] {
+            let (ours, gos) = (answer(ours, scheme, path)?, answer(gos, scheme, path)?);
+            ensure!(ours == gos, "{scheme} {path}:\n ours: {ours:?}\n Go's: {gos:?}");
+        }
+    }
+    Ok(2 * PATHS.len())
+}
+
+/// A serve.json whose node and Service have the same handlers. Within a Service Go knows no placeholder.
+fn everything(service: &str) -> String {
+    let fqdn = format!("{service}.{}", postern_e2e::lab::DOMAIN);
+    let ports = r#"{ "443": { "HTTPS": true }, "80": { "HTTP": true } }"#;
+    let web = |host: &str| {
+        format!(
+            r#"{{ "{host}:443": {{ "Handlers": {HANDLERS} }}, "{host}:80": {{ "Handlers": {HANDLERS} }} }}"#
+        )
+    };
+    let (own, of_service) = (web("${TS_CERT_DOMAIN}"), web(&fqdn));
+    format!(
+        r#"{{ "TCP": {ports}, "Web": {own}, "Services": {{ "svc:{service}": {{ "TCP": {ports}, "Web": {of_service} }} }} }}"#
+    )
+    .replace("PORT", "9988")
+}
 
 const HANDLERS: &str = r#"{
   "/": { "Proxy": "http://127.0.0.1:PORT" },
@@ -275,10 +410,7 @@ fn without_values(who: &serde_json::Value) -> serde_json::Value {
         .pointer_mut("/Node/CapMap")
         .and_then(serde_json::Value::as_object_mut)
     {
-        for values in caps
-            .values_mut()
-            .filter(|values| values == &&serde_json::json!([]))
-        {
+        for values in caps.values_mut().filter(|values| values == &&json!([])) {
             *values = serde_json::Value::Null;
         }
     }
@@ -406,6 +538,12 @@ pub(crate) struct Sidecar {
     pub(crate) name: String,
     pub(crate) folder: std::path::PathBuf,
     pub(crate) log: std::path::PathBuf,
+    /// The application's.
+    port: u16,
+    /// Where programs beside it reach the tailnet.
+    way_out: String,
+    /// Where it says how it is.
+    probes: String,
     proxy: Option<Running>,
     _app: Running,
 }
@@ -431,6 +569,9 @@ impl Sidecar {
             log: folder.join("log"),
             name,
             folder,
+            port,
+            way_out: format!("localhost:{}", port + 1000),
+            probes: format!("127.0.0.1:{}", port + 2000),
             proxy: None,
             _app: app,
         };
@@ -439,29 +580,33 @@ impl Sidecar {
     }
 
     pub(crate) fn run(&mut self, space: &Space<'_>) -> Result<()> {
+        let mut proxy = self.command(space)?;
+        self.proxy = Some(Running::start(&mut proxy)?);
+        Ok(())
+    }
+
+    /// As the container would be set up.
+    fn command(&self, space: &Space<'_>) -> Result<Command> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut proxy = Command::new(product::program(&space.env.lab, "postern-proxy"));
-        proxy.arg("run").env_clear();
+        let mut proxy = alone(space);
         proxy
-            .env("TS_AUTHKEY", "tskey-auth-tagged")
+            .arg("run")
             .env("TS_STATE_DIR", self.folder.join("state"))
             .env("TS_HOSTNAME", &self.name)
             .env("TS_SERVE_CONFIG", self.folder.join("serve.json"))
             .env("TS_SOCKET", self.socket())
+            .env("TS_SOCKS5_SERVER", &self.way_out)
+            .env("TS_OUTBOUND_HTTP_PROXY_LISTEN", &self.way_out)
+            .env("TS_ENABLE_HEALTH_CHECK", "true")
+            .env("TS_ENABLE_METRICS", "true")
+            .env("TS_LOCAL_ADDR_PORT", &self.probes)
+            .env("POSTERN_FORWARD_PORTS", self.port.to_string())
             .env(
                 "POSTERN_FORWARD_AUTH",
                 format!("unix:{}", self.folder.join("auth.sock").display()),
-            )
-            .env(
-                "TS_EXTRA_ARGS",
-                format!("--login-server={}", tailnet::control_url()),
-            )
-            .env("TS_DEBUG_ACME_DIRECTORY_URL", tailnet::acme_directory())
-            .env("SSL_CERT_FILE", space.env.lab.pki().join("trust.pem"))
-            .env("POSTERN_ADMIN_PORT", "0");
-        proxy.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.proxy = Some(Running::start(&mut proxy)?);
-        Ok(())
+            );
+        proxy.stdout(log.try_clone()?).stderr(log);
+        Ok(proxy)
     }
 
     /// Where the LocalAPI is.
@@ -484,14 +629,70 @@ impl Sidecar {
         fs::rename(fresh, path).context("cannot write serve.json")
     }
 
-    pub(crate) fn answer(&self, space: &Space<'_>) -> Result<Fetched> {
-        space
-            .answer_within(&url(&self.name), FIRST_ANSWER)
-            .with_context(|| {
-                let log = fs::read_to_string(&self.log).unwrap_or_default();
-                format!("the proxy said\n{}", postern_e2e::command::tail(&log, 15))
-            })
+    /// Ends it as a container runtime would.
+    fn end(mut self) -> Result<()> {
+        match self.proxy.take() {
+            Some(running) => running.end(Signal::TERM),
+            None => Ok(()),
+        }
     }
+
+    pub(crate) fn answer(&self, space: &Space<'_>) -> Result<Fetched> {
+        let answer = space.answer_within(&url(&self.name), FIRST_ANSWER);
+        answer.with_context(|| self.said())
+    }
+
+    /// What a program beside it gets of a tailnet's URL by its way out.
+    fn fetches(&self, space: &Space<'_>, protocol: &str, url: &str) -> Result<String> {
+        let mut curl = Command::new("curl");
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--max-time",
+            "20",
+            "--cacert",
+        ]);
+        curl.arg(tailnet::issuing_root(&space.env.lab));
+        curl.args(["--proxy", &format!("{protocol}://{}", self.way_out), url]);
+        postern_e2e::command::output(&mut curl)
+    }
+
+    /// Waits until the log has it.
+    fn says(&self, text: &str) -> Result<()> {
+        wait::until(text, Duration::from_secs(10), || {
+            let log = fs::read_to_string(&self.log)?;
+            ensure!(
+                log.contains(text),
+                "the proxy said\n{}",
+                postern_e2e::command::tail(&log, 15)
+            );
+            Ok(())
+        })
+    }
+
+    /// The end of the log.
+    fn said(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        format!("the proxy said\n{}", postern_e2e::command::tail(&log, 15))
+    }
+}
+
+/// The program where it runs without Kubernetes, on the lab's tailnet.
+fn alone(space: &Space<'_>) -> Command {
+    let mut proxy = Command::new(product::program(&space.env.lab, "postern-proxy"));
+    proxy.env_clear();
+    proxy
+        .env("TS_AUTHKEY", "tskey-auth-tagged")
+        .env(
+            "TS_EXTRA_ARGS",
+            format!("--login-server={}", tailnet::control_url()),
+        )
+        .env("TS_DEBUG_ACME_DIRECTORY_URL", tailnet::acme_directory())
+        .env("SSL_CERT_FILE", space.env.lab.pki().join("trust.pem"))
+        .env("POSTERN_ADMIN_PORT", "0")
+        .stdin(Stdio::null());
+    proxy
 }
 
 impl Drop for Sidecar {
