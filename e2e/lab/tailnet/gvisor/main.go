@@ -1,7 +1,7 @@
 // Command gvisor is Go's TCP at the end of a wire: packets on standard input and output, each after its length in
-// two bytes (big endian). TCP is set up as tailscale.com/wgengine/netstack does it. It echoes on port 81;
-// `gvisor dial BYTES` connects to 100.64.7.1:80 instead, sends that many bytes, wants them back, and says so by
-// its exit code.
+// two bytes (big endian). TCP is set up as tailscale.com/wgengine/netstack does it. It echoes on port 81, and on port
+// 9 it says when it has read everything; `gvisor dial BYTES` connects to 100.64.7.1:80 instead, sends that many bytes,
+// wants them back, and says so by its exit code. `gvisor send BYTES` is 100.64.7.1 itself, and sends to port 9.
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"io"
 	"log"
 	"math/rand"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -35,7 +36,7 @@ func address(s string, port uint16) tcpip.FullAddress {
 	return tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFrom4(netip.MustParseAddr(s).As4()), Port: port}
 }
 
-func newStack() (*stack.Stack, *channel.Endpoint) {
+func newStack(own string) (*stack.Stack, *channel.Endpoint) {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol},
@@ -54,11 +55,11 @@ func newStack() (*stack.Stack, *channel.Endpoint) {
 	if err := s.CreateNIC(nic, link); err != nil {
 		log.Fatal(err)
 	}
-	own := tcpip.ProtocolAddress{
+	protocolAddress := tcpip.ProtocolAddress{
 		Protocol:          header.IPv4ProtocolNumber,
-		AddressWithPrefix: tcpip.AddrFrom4([4]byte{100, 64, 7, 2}).WithPrefix(),
+		AddressWithPrefix: address(own, 0).Addr.WithPrefix(),
 	}
-	if err := s.AddProtocolAddress(nic, own, stack.AddressProperties{}); err != nil {
+	if err := s.AddProtocolAddress(nic, protocolAddress, stack.AddressProperties{}); err != nil {
 		log.Fatal(err)
 	}
 	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}})
@@ -66,40 +67,72 @@ func newStack() (*stack.Stack, *channel.Endpoint) {
 }
 
 func main() {
-	s, link := newStack()
+	own, mode := "100.64.7.2", ""
+	if len(os.Args) == 3 {
+		mode = os.Args[1]
+	}
+	if mode == "send" {
+		own = "100.64.7.1"
+	}
+	s, link := newStack(own)
+	// Before a packet can come: nobody is refused.
+	sink, echo := listen(s, own, 9), listen(s, own, 81)
 	go send(link)
 	go receive(link)
-	if len(os.Args) == 3 && os.Args[1] == "dial" {
-		dial(s)
-		return
+	switch mode {
+	case "dial":
+		data, conn := connect(s, address("100.64.7.1", 80))
+		exchange(data, data, conn)
+	case "send":
+		data, conn := connect(s, address("100.64.7.2", 9))
+		exchange(data, []byte("."), conn)
+	default:
+		go serve(sink, func(conn net.Conn) {
+			io.Copy(io.Discard, conn)
+			io.WriteString(conn, ".")
+		})
+		serve(echo, func(conn net.Conn) { io.Copy(conn, conn) })
 	}
-	listener, err := gonet.ListenTCP(s, address("100.64.7.2", 81), ipv4.ProtocolNumber)
+}
+
+func listen(s *stack.Stack, own string, port uint16) net.Listener {
+	listener, err := gonet.ListenTCP(s, address(own, port), ipv4.ProtocolNumber)
 	if err != nil {
 		log.Fatal(err)
 	}
+	return listener
+}
+
+func serve(listener net.Listener, handle func(net.Conn)) {
 	for {
 		conn, err := listener.Accept()
 		if err != nil {
 			log.Fatal(err)
 		}
 		go func() {
-			io.Copy(conn, conn)
+			handle(conn)
 			conn.Close()
 		}()
 	}
 }
 
-func dial(s *stack.Stack) {
+// connect also makes as many bytes as the arguments say.
+func connect(s *stack.Stack, to tcpip.FullAddress) ([]byte, *gonet.TCPConn) {
 	n, err := strconv.Atoi(os.Args[2])
 	if err != nil {
 		log.Fatal(err)
 	}
 	data := make([]byte, n)
 	rand.New(rand.NewSource(1)).Read(data)
-	conn, err := gonet.DialTCP(s, address("100.64.7.1", 80), ipv4.ProtocolNumber)
+	conn, err := gonet.DialTCP(s, to, ipv4.ProtocolNumber)
 	if err != nil {
 		log.Fatal(err)
 	}
+	return data, conn
+}
+
+// exchange sends data and wants an answer.
+func exchange(data, want []byte, conn *gonet.TCPConn) {
 	go func() {
 		if _, err := conn.Write(data); err != nil {
 			log.Fatal(err)
@@ -107,8 +140,8 @@ func dial(s *stack.Stack) {
 		conn.CloseWrite()
 	}()
 	got, err := io.ReadAll(conn)
-	if err != nil || !bytes.Equal(got, data) {
-		log.Fatalf("%d of %d bytes came back: %v", len(got), n, err)
+	if err != nil || !bytes.Equal(got, want) {
+		log.Fatalf("%d of %d bytes came back: %v", len(got), len(want), err)
 	}
 }
 

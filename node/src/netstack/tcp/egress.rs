@@ -116,7 +116,8 @@ impl Tcp {
         } else {
             [None; 3]
         };
-        let mut ack = self.segment(TcpControl::None, self.sender.next());
+        let position = self.sender.position(self.scale.unwrap_or(0));
+        let mut ack = self.segment(TcpControl::None, position);
         let wire = |(start, end)| (self.other.wire(start), self.other.wire(end));
         ack.sack_ranges = report.map(|block| block.map(wire));
         out.push(emit(self.key.local.ip(), self.key.remote.ip(), &ack, [&[], &[]]));

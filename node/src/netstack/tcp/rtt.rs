@@ -4,8 +4,9 @@ use smoltcp::time::{Duration, Instant};
 
 /// Before the first measurement.
 const INITIAL: Duration = Duration::from_secs(1);
-/// RFC 6298 says 1 s; Linux, BSD and gVisor use 200 ms, with which delayed ACKs fit.
-const MIN: Duration = Duration::from_millis(200);
+/// The least by which a timeout is longer than a round trip: the other side may delay its ACK, or be busy. RFC 6298
+/// says 1 s for all; this is what Linux does.
+const MIN_SLACK: Duration = Duration::from_millis(200);
 const MAX: Duration = Duration::from_secs(60);
 /// A smallest round trip is believed this long (as in Linux).
 const MIN_RTT_WINDOW: Duration = Duration::from_secs(300);
@@ -58,7 +59,7 @@ impl Rtt {
     pub(super) fn timeout(&self) -> Duration {
         let timeout = match self.smoothed {
             None => INITIAL,
-            Some(smoothed) => (smoothed + (self.variation * 4).max(Duration::from_millis(1))).max(MIN),
+            Some(smoothed) => smoothed + (self.variation * 4).max(MIN_SLACK),
         };
         (timeout * (1 << self.backoff.min(8))).min(MAX)
     }
@@ -88,7 +89,7 @@ mod tests {
         for i in 0..200 {
             rtt.measured(Instant::from_secs(2 + i), ms(100));
         }
-        assert_eq!((rtt.timeout(), rtt.min()), (MIN, Some(ms(100))));
+        assert_eq!((rtt.timeout(), rtt.min()), (ms(300), Some(ms(100))));
         rtt.measured(Instant::from_secs(250), ms(500));
         assert_eq!(rtt.timeout(), ms(150) + ms(400));
         for _ in 0..20 {

@@ -41,6 +41,8 @@ pub(super) struct Delivered {
     pub(super) bytes: u64,
     /// Of a segment that was sent once.
     pub(super) rtt: Option<Duration>,
+    /// Bytes that were sent again although they had arrived: they are acknowledged sooner than can be.
+    pub(super) needless: u64,
 }
 
 impl Delivered {
@@ -51,6 +53,7 @@ impl Delivered {
             min_rtt,
             bytes: 0,
             rtt: None,
+            needless: 0,
         }
     }
 }
@@ -220,6 +223,8 @@ impl Scoreboard {
     fn arrived(&mut self, sent: &Sent, delivered: &mut Delivered) {
         let rtt = delivered.now - sent.at;
         if sent.resent && rtt < delivered.min_rtt {
+            delivered.needless += sent.len();
+            self.rack.reordering = true;
             return;
         }
         if !sent.resent {

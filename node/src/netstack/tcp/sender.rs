@@ -63,12 +63,13 @@ struct Recovery {
     reduction: Option<Reduction>,
 }
 
-/// How to take back what a recovery did to the congestion window: when everything that was sent again turns out
-/// to have arrived twice, nothing was lost, only late (RFC 3708).
+/// How to take back what a recovery did to the congestion window: when everything that was taken for lost arrives
+/// before it is sent again, or is acknowledged sooner than can be (after RFC 3522), or is reported to have arrived
+/// twice (RFC 3708), nothing was lost, only late.
 #[derive(Debug)]
 struct Undo {
     from: u64,
-    /// Bytes that were sent again and not reported as duplicates.
+    /// Bytes that were sent again, and perhaps had to be.
     doubtful: u64,
     before: Cubic,
 }
@@ -167,6 +168,17 @@ impl Sender {
         self.next
     }
 
+    /// Where a segment without data stands. The other side takes none from beyond its window, so if that has shrunk,
+    /// at its end; not if only its last bits got lost in scaling (as Linux does it in `tcp_acceptable_seq`).
+    pub(super) fn position(&self, scale: u8) -> u64 {
+        let end = self.window_end.max(self.unacknowledged);
+        if self.next < end + (1 << scale) {
+            self.next
+        } else {
+            end
+        }
+    }
+
     pub(super) fn max_window(&self) -> u64 {
         self.max_window
     }
@@ -250,6 +262,8 @@ impl Sender {
         if self.sack {
             self.board.sacked(reported.blocks, &mut delivered);
         }
+        self.needless(ack.until, delivered.needless);
+        self.undo();
         if let Some(rtt) = delivered.rtt {
             self.rtt.measured(now, rtt);
         }
@@ -267,12 +281,17 @@ impl Sender {
         self.arm(now, advanced);
     }
 
-    /// RFC 9293 §3.10.7.4.
+    /// RFC 9293 §3.10.7.4, and as Linux does it (`tcp_may_update_window`): a smaller window in an ACK that repeats
+    /// another one is an older window, unless it is closed.
     fn update_window(&mut self, ack: &Acknowledgement) -> bool {
-        if ack.until < self.unacknowledged || (ack.seq, ack.until) < self.window_from {
+        let end = ack.until + ack.window;
+        let repeats = (ack.seq, ack.until) == self.window_from;
+        if ack.until < self.unacknowledged
+            || (ack.seq, ack.until) < self.window_from
+            || repeats && end < self.window_end && ack.window > 0
+        {
             return false;
         }
-        let end = ack.until + ack.window;
         let moved = end != self.window_end;
         self.window_from = (ack.seq, ack.until);
         self.window_end = end;
@@ -295,7 +314,7 @@ impl Sender {
         });
         if let Some(twice) = first.filter(|_| duplicate) {
             self.board.duplicated(ack.until, self.next);
-            self.undo(twice);
+            self.needless(twice.0, twice.1.saturating_sub(twice.0));
             blocks = [second, blocks[2], None];
         }
         // Nothing but what was sent can have arrived.
@@ -306,15 +325,20 @@ impl Sender {
         }
     }
 
-    fn undo(&mut self, (start, end): (u64, u64)) {
-        let Some(undo) = &mut self.undo else { return };
-        if start < undo.from {
-            return;
+    /// So many bytes from `start` on were sent again for nothing.
+    fn needless(&mut self, start: u64, bytes: u64) {
+        if let Some(undo) = &mut self.undo
+            && start >= undo.from
+        {
+            undo.doubtful = undo.doubtful.saturating_sub(bytes);
         }
-        undo.doubtful = undo.doubtful.saturating_sub(end.saturating_sub(start));
-        if undo.doubtful == 0
-            && self.board.lost() == 0
-            && let Some(undo) = self.undo.take()
+    }
+
+    /// Takes back what a recovery did if nothing was lost: everything that was sent again had arrived, or the rest
+    /// came before it could be sent again (Go hands a new connection its first segments in disorder).
+    fn undo(&mut self) {
+        if self.board.lost() == 0
+            && let Some(undo) = self.undo.take_if(|undo| undo.doubtful == 0)
         {
             self.cubic = undo.before;
             self.recovery = None;

@@ -58,6 +58,13 @@ impl Bench {
     }
 
     fn put(&mut self, segment: &TcpRepr<'_>) -> Vec<Seen> {
+        let mut out = self.take(segment);
+        self.tcp.egress(self.now, &mut out);
+        out.iter().map(|packet| self.seen(packet)).collect()
+    }
+
+    /// A segment in, of which the machine says nothing yet.
+    fn take(&mut self, segment: &TcpRepr<'_>) -> Vec<BytesMut> {
         let [from, _] = sim::keys();
         let header = TcpRepr {
             payload: &[],
@@ -66,8 +73,7 @@ impl Bench {
         let packet = emit(from.local.ip(), from.remote.ip(), &header, [segment.payload, &[]]);
         let mut out = Vec::new();
         self.tcp.ingress(self.now, &packet, &mut out);
-        self.tcp.egress(self.now, &mut out);
-        out.iter().map(|packet| self.seen(packet)).collect()
+        out
     }
 
     /// A segment in, what is answered out.
@@ -376,6 +382,59 @@ fn a_closed_window_is_asked_until_it_opens() {
     assert!(bench.tcp.may_send(), "it answers, so it is there");
     let open = bench.segment(Plain, 1, Some(1), b"");
     assert_eq!(bench.put(&open), [(Psh, 1, 1, 5)]);
+}
+
+#[test]
+fn an_ack_that_was_overtaken_does_not_take_the_window_back() {
+    let mut bench = Bench::established();
+    let mut older = bench.segment(Plain, 1, Some(1), b"");
+    older.window_len = 1000;
+    assert_eq!(bench.put(&older), []);
+    bench.tcp.write(&pattern(5000, 1));
+    assert_eq!(bench.emitted().len(), 5);
+    bench.tcp.write(&pattern(1000, 1));
+    assert_eq!(bench.emitted(), [(Psh, 5001, 1, 1000)]);
+}
+
+#[test]
+fn acks_stay_in_a_window_that_shrinks() {
+    let mut bench = Bench::established();
+    bench.tcp.write(&pattern(5000, 1));
+    assert_eq!(bench.emitted().len(), 5);
+    let mut shrunk = bench.segment(Plain, 1, Some(1001), b"");
+    shrunk.window_len = 2000;
+    assert_eq!(bench.put(&shrunk), []);
+    bench.tcp.ack_at_once();
+    shrunk.payload = b"x";
+    assert_eq!(bench.put(&shrunk), [(Plain, 3001, 2, 0)]);
+}
+
+#[test]
+fn disorder_that_is_over_in_less_than_a_round_trip_costs_nothing() {
+    for again in [false, true] {
+        let mut bench = Bench::listening();
+        bench.send(Syn, 0, None, b"");
+        bench.now += Duration::from_millis(20);
+        bench.send(Plain, 1, Some(1), b"");
+        bench.tcp.write(&pattern(10_000, 1));
+        assert_eq!(bench.emitted().len(), 10);
+        bench.now += Duration::from_millis(20);
+        let window = bench.tcp.sender.congestion_window();
+        // Go hands its first segments to a connection that has just been accepted in disorder.
+        for until in [2001, 3001, 4001, 5001] {
+            let mut report = bench.segment(Plain, 1, Some(1), b"");
+            report.sack_ranges[0] = Some((OUR.wrapping_add(1001), OUR.wrapping_add(until)));
+            assert!(bench.take(&report).is_empty());
+        }
+        assert!(bench.tcp.sender.congestion_window() < window);
+        if again {
+            assert_eq!(bench.emitted(), [(Plain, 1, 1, 1000)]);
+            bench.now += Duration::from_millis(1);
+        }
+        let whole = bench.segment(Plain, 1, Some(10_001), b"");
+        assert_eq!(bench.put(&whole), []);
+        assert!(bench.tcp.sender.congestion_window() > window);
+    }
 }
 
 #[test]

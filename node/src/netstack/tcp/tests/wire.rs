@@ -15,6 +15,10 @@ pub(super) trait Link {
     fn send(&mut self, packet: &[u8]);
     /// Until a packet can be received, or for so long.
     fn wait(&mut self, most: Duration);
+    /// The other TCP is gone, and with it perhaps its last packets.
+    fn has_ended(&self) -> bool {
+        false
+    }
 }
 
 /// What the path between the two does to packets, in both directions.
@@ -40,6 +44,34 @@ pub(super) const FOUL: Weather = Weather {
 /// When a packet arrives, its number, and whether it comes to us.
 type UnderWay = (Instant, u64, bool, Vec<u8>);
 
+/// Carries packets between two others until the first of them says that it is done.
+pub(super) fn join<L: Link>(
+    ends: &mut [L; 2],
+    weather: Weather,
+    seed: u64,
+    mut done: impl FnMut(&mut L) -> bool,
+) {
+    let start = std::time::Instant::now();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut under_way = std::collections::VecDeque::<(std::time::Duration, usize, Vec<u8>)>::new();
+    let delay: std::time::Duration = weather.delay.into();
+    while !done(&mut ends[0]) {
+        let now = start.elapsed();
+        assert!(now < PATIENCE, "it takes too long");
+        for (from, end) in ends.iter_mut().enumerate() {
+            while let Some(packet) = end.receive() {
+                if random.u32(..1000) >= weather.loss {
+                    under_way.push_back((now + delay, 1 - from, packet));
+                }
+            }
+        }
+        while let Some((_, to, packet)) = under_way.pop_front_if(|(at, ..)| *at <= now) {
+            ends[to].send(&packet);
+        }
+        ends[0].wait(Duration::from_millis(1));
+    }
+}
+
 /// A machine of ours, and the wire.
 pub(super) struct Wire<L> {
     pub(super) link: L,
@@ -53,12 +85,16 @@ pub(super) struct Wire<L> {
 
 impl<L: Link> Wire<L> {
     pub(super) fn new(link: L, weather: Weather) -> Self {
+        Self::with_seed(link, weather, 1)
+    }
+
+    pub(super) fn with_seed(link: L, weather: Weather, seed: u64) -> Self {
         Self {
             link,
             tcp: None,
             weather,
             start: std::time::Instant::now(),
-            random: fastrand::Rng::with_seed(1),
+            random: fastrand::Rng::with_seed(seed),
             under_way: BinaryHeap::new(),
             count: 0,
         }
@@ -109,7 +145,7 @@ impl<L: Link> Wire<L> {
         }
     }
 
-    /// Carries packets until `act` says that it is done.
+    /// Carries packets until `act` says that it is done, or there is nobody to carry them to.
     pub(super) fn run(&mut self, mut act: impl FnMut(&mut Tcp) -> bool) {
         loop {
             assert!(self.start.elapsed() < PATIENCE, "it takes too long");
@@ -138,7 +174,7 @@ impl<L: Link> Wire<L> {
             for packet in out {
                 self.carry(false, packet.to_vec());
             }
-            if done {
+            if done || self.link.has_ended() {
                 return;
             }
             let timer = self.tcp.as_ref().and_then(Tcp::poll_at);
