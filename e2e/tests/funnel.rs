@@ -468,7 +468,7 @@ fn logged(space: &Space<'_>, name: &str) -> Result<()> {
 }
 
 /// A Go node in the place of Funnel's edge.
-struct Edge {
+pub(crate) struct Edge {
     name: String,
     listen: String,
     process: Option<Running>,
@@ -476,14 +476,14 @@ struct Edge {
 
 /// What somebody on the internet got.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) text: String,
     body: String,
 }
 
 impl Edge {
-    fn start(space: &Space<'_>) -> Result<Self> {
+    pub(crate) fn start(space: &Space<'_>) -> Result<Self> {
         let name = space.name("edge");
         // The port is free again when the edge wants it, and nobody is given it twice in a row.
         let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
@@ -517,7 +517,7 @@ impl Edge {
         Control.call("PUT", &path, Some(&json!(may))).map(drop)
     }
 
-    fn get(&self, space: &Space<'_>, name: &str, path: &str, headers: &[&str]) -> Result<Answer> {
+    pub(crate) fn get(&self, space: &Space<'_>, name: &str, path: &str, headers: &[&str]) -> Result<Answer> {
         self.ask(space, "127.0.0.1", name, path, headers, None)
     }
 
@@ -571,7 +571,7 @@ impl Drop for Edge {
 }
 
 impl Answer {
-    fn seen(&self) -> Result<Seen> {
+    pub(crate) fn seen(&self) -> Result<Seen> {
         serde_json::from_str(&self.body).with_context(|| format!("not the backend's echo: {}", self.text))
     }
 }

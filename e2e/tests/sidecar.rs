@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::first_light::{Running, streamed, tempdir};
+use crate::funnel::Edge;
 use crate::runner::{Test, seconds};
 use crate::services::Api;
 use crate::space::{FIRST_ANSWER, Space, url};
@@ -24,6 +25,10 @@ pub(crate) const TESTS: &[Test] = &[
     Test::beside("a_restarted_sidecar_is_the_same_node", restarts),
     Test::beside("a_sidecar_does_what_the_containers_environment_says", environment),
     Test::beside("a_target_is_served_at_a_terminal_and_its_url_printed", foreground),
+    Test::beside(
+        "a_serve_json_is_on_funnel_with_a_key_and_users_have_limits",
+        limits,
+    ),
     Test::beside(
         "a_serve_json_leads_where_gos_serve_leads_a_service_too",
         same_as_go,
@@ -130,6 +135,66 @@ fn environment(space: &Space<'_>) -> Result<()> {
     ensure!(
         probe("/metrics")?.contains("proxy_connections"),
         "the metrics lack the proxy's"
+    );
+    Ok(())
+}
+
+/// `AllowFunnel` through a Go node as the edge, with what a serve.json has no words for.
+fn limits(space: &Space<'_>) -> Result<()> {
+    const OLD: &str = "sk-old-0123456789abcdef";
+    const NEW: &str = "sk-new-0123456789abcdef";
+    let mut sidecar = Sidecar::prepare(space, "keys", 9991)?;
+    let public = r#""AllowFunnel": { "${TS_CERT_DOMAIN}:443": true }, "TCP""#;
+    sidecar.write(&SERVE.replace(r#""TCP""#, public).replace("PORT", "9991"))?;
+    let keys = sidecar.folder.join("keys");
+    fs::create_dir_all(keys.join("bearer"))?;
+    fs::write(keys.join("bearer/ci"), OLD)?;
+    let mut proxy = sidecar.command(space)?;
+    proxy
+        .env("POSTERN_FUNNEL_KEYS", &keys)
+        .env("POSTERN_USER_REQUESTS_PER_MINUTE", "3");
+    sidecar.start_as(proxy)?;
+    let edge = Edge::start(space)?;
+    sidecar.answer(space)?;
+    let ask = |key: &str| {
+        edge.get(
+            space,
+            &sidecar.name,
+            "/x",
+            &[&format!("Authorization: Bearer {key}")],
+        )
+    };
+    let seen = wait::until("an answer through the edge", FIRST_ANSWER, || {
+        let answer = ask(OLD)?;
+        ensure!(answer.status == 200, "{}", answer.text);
+        answer.seen()
+    })?;
+    ensure!(
+        seen.header("Tailscale-Funnel-Request") == ["?1"] && seen.header("Authorization").is_empty(),
+        "the app saw {:?}",
+        seen.headers
+    );
+    ensure!(ask("sk-other-0123456789abc")?.status == 401, "any key opens");
+    fs::write(keys.join("bearer/ci"), NEW)?;
+    wait::until(
+        "the new key to hold, and the old one to be out",
+        FIRST_ANSWER,
+        || {
+            let (new, old) = (ask(NEW)?.status, ask(OLD)?.status);
+            ensure!((new, old) == (200, 401), "they are answered {new} and {old}");
+            Ok(())
+        },
+    )?;
+    let mut spent = 0;
+    while Fetch::get("carol", url(&sidecar.name)).send()?.status == 200 {
+        spent += 1;
+        ensure!(spent < 20, "carol has no limit");
+    }
+    let refused = Fetch::get("carol", url(&sidecar.name)).send()?;
+    ensure!(
+        spent >= 3 && refused.status == 429 && !refused.header("Retry-After").is_empty(),
+        "after {spent} she got {}",
+        refused.status
     );
     Ok(())
 }
@@ -580,7 +645,11 @@ impl Sidecar {
     }
 
     pub(crate) fn run(&mut self, space: &Space<'_>) -> Result<()> {
-        let mut proxy = self.command(space)?;
+        let proxy = self.command(space)?;
+        self.start_as(proxy)
+    }
+
+    fn start_as(&mut self, mut proxy: Command) -> Result<()> {
         self.proxy = Some(Running::start(&mut proxy)?);
         Ok(())
     }

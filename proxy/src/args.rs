@@ -1,5 +1,6 @@
 //! The command line and what the environment says instead.
 
+mod bounds;
 mod extra;
 mod target;
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use postern_proxy_config::names::ADMIN_PORT;
 
 pub use self::{
+    bounds::Bounds,
     extra::Extra,
     target::{Foreground, Targets},
 };
@@ -147,6 +149,9 @@ pub struct NodeArgs {
     /// Alone: forward auth for nginx, Traefik and Envoy, on `unix:PATH` or a loopback address.
     #[arg(long, value_name = "SOCKET", env = "POSTERN_FORWARD_AUTH")]
     pub forward_auth: Option<String>,
+    /// Who gets in, and how often.
+    #[command(flatten)]
+    pub bounds: Bounds,
 }
 
 impl NodeArgs {

@@ -113,7 +113,9 @@ impl Source {
         let sidecar = Sidecar::new(node, BTreeSet::new(), Said::Here(serve, json))?;
         let source = Self::of(Kind::Serve(Box::new(sidecar)));
         // A person waits for it: what can't be served is said at once.
-        source.parse("", 1).map_err(StandaloneError::Refused)?;
+        source
+            .parse(&Read::default(), 1)
+            .map_err(StandaloneError::Refused)?;
         Ok(source)
     }
 
@@ -151,21 +153,20 @@ impl Source {
         reports: Reports,
         end: CancellationToken,
     ) {
-        let Some(path) = self.file().cloned() else {
-            self.take("", 1, "the command line", &desired, &reports);
-            end.cancelled().await;
-            return;
-        };
-        let name = path.display().to_string();
+        let file = self.file();
+        let name = file.map_or_else(
+            || "the command line".to_owned(),
+            |file| file.display().to_string(),
+        );
         let mut seen = None;
         let mut generation = 0;
         loop {
-            let read = tokio::fs::read_to_string(&path).await.map_err(|e| e.to_string());
+            let read = self.read().await;
             if seen.as_ref() != Some(&read) {
                 generation += 1;
-                match &read {
-                    Ok(text) => self.take(text, generation, &name, &desired, &reports),
-                    Err(reason) => refuse(&name, reason.clone(), &reports),
+                match self.parse(&read, generation) {
+                    Ok(parsed) => self.take(parsed, &name, &desired, &reports),
+                    Err(reason) => refuse(&name, reason, &reports),
                 }
                 seen = Some(read);
             }
@@ -177,42 +178,50 @@ impl Source {
         }
     }
 
+    async fn read(&self) -> Read {
+        let text = match self.file() {
+            Some(file) => tokio::fs::read_to_string(file).await.map_err(|e| e.to_string()),
+            None => Ok(String::new()),
+        };
+        let keys = match &self.kind {
+            Kind::Serve(sidecar) => sidecar.keys_revision().await,
+            Kind::Own(_) => String::new(),
+        };
+        Read { text, keys }
+    }
+
     fn take(
         &self,
-        text: &str,
-        generation: i64,
+        parsed: Parsed,
         file: &str,
         desired: &watch::Sender<Option<Arc<Desired>>>,
         reports: &Reports,
     ) {
-        match self.parse(text, generation) {
-            Ok(Parsed { new, warnings, json }) => {
-                for warning in warnings {
-                    tracing::warn!(file, warning, "Configuration");
-                }
-                tracing::info!(file, names = new.names.len(), "Configuration read");
-                reports.configuration(Vec::new(), None);
-                self.serve_json.send_replace(json);
-                desired.send_replace(Some(Arc::new(new)));
-            }
-            Err(reason) => refuse(file, reason, reports),
+        let Parsed { new, warnings, json } = parsed;
+        for warning in warnings {
+            tracing::warn!(file, warning, "Configuration");
         }
+        tracing::info!(file, names = new.names.len(), "Configuration read");
+        reports.configuration(Vec::new(), None);
+        self.serve_json.send_replace(json);
+        desired.send_replace(Some(Arc::new(new)));
     }
 
-    fn parse(&self, text: &str, generation: i64) -> Result<Parsed, String> {
+    fn parse(&self, Read { text, keys }: &Read, generation: i64) -> Result<Parsed, String> {
+        let text = text.as_ref().map_err(Clone::clone)?;
         let (names, warnings, json) = match &self.kind {
             Kind::Own(_) => (own(text)?, Vec::new(), None),
             Kind::Serve(sidecar) => {
                 let (serve, json) = match &sidecar.listeners {
                     Said::File(_) => {
                         let serve = serve::parse(text).map_err(|e| e.to_string())?;
-                        (serve, Some(text.to_owned()))
+                        (serve, Some(text.clone()))
                     }
                     Said::Here(serve, json) => (serve.clone(), Some(json.clone())),
                     Said::Nowhere => (Serve::default(), None),
                 };
                 let warnings = serve.warnings.clone();
-                (sidecar.names(serve, generation), warnings, json)
+                (sidecar.names(serve, keys, generation), warnings, json)
             }
         };
         for (key, spec) in &names {
@@ -229,6 +238,23 @@ impl Source {
             warnings,
             json,
         })
+    }
+}
+
+/// What there is to be read.
+#[derive(Debug, PartialEq, Eq)]
+struct Read {
+    text: Result<String, String>,
+    /// Another one when there are other keys.
+    keys: String,
+}
+
+impl Default for Read {
+    fn default() -> Self {
+        Self {
+            text: Ok(String::new()),
+            keys: String::new(),
+        }
     }
 }
 
@@ -277,6 +303,7 @@ pub fn own(text: &str) -> Result<BTreeMap<String, Arc<Spec>>, String> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use postern_proxy_config::group::Protocol;
 
     use super::*;
     use crate::args::{Cli, Command};
@@ -286,6 +313,14 @@ mod tests {
             Command::Run(run) => *run,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn parse(source: &Source, text: &str, generation: i64) -> Result<Parsed, String> {
+        let read = Read {
+            text: Ok(text.to_owned()),
+            keys: "r1".to_owned(),
+        };
+        source.parse(&read, generation)
     }
 
     #[test]
@@ -306,7 +341,7 @@ mod tests {
             "--login-server=http://c:1 --hostname=App --advertise-tags=tag:x",
         ])
         .unwrap();
-        let parsed = source.parse(r#"{"TCP":{"80":{"HTTP":true}}}"#, 3).unwrap();
+        let parsed = parse(&source, r#"{"TCP":{"80":{"HTTP":true}}}"#, 3).unwrap();
         assert!(parsed.warnings[0].contains("404") && parsed.json.is_some());
         let spec = &parsed.new.names["app"];
         assert_eq!(spec.tailnet.control_url, "http://c:1");
@@ -314,16 +349,65 @@ mod tests {
         assert_eq!(spec.name.funnel, None);
         let public = r#"{"TCP":{"443":{"HTTPS":true},"8443":{"HTTPS":true}},
             "AllowFunnel":{"${TS_CERT_DOMAIN}:443":true,"other.example:8443":true}}"#;
-        let parsed = source.parse(public, 4).unwrap();
+        let parsed = parse(&source, public, 4).unwrap();
         let funnel = parsed.new.names["app"].name.funnel.clone().unwrap();
         assert_eq!(funnel.ports, [443].into());
         assert!(funnel.unauthenticated && !funnel.only);
         assert_eq!(spec.name.generation, 3);
         let services = r#"{"Services":{"svc:x":{"TCP":{"443":{"HTTPS":true}},
             "Web":{"x.example.ts.net:443":{"Handlers":{"/":{"Text":"hi"}}}}}}}"#;
-        let parsed = source.parse(services, 5).unwrap();
+        let parsed = parse(&source, services, 5).unwrap();
         let service = &parsed.new.names["app"].services["svc:x"];
         assert_eq!((service.generation, service.listeners.len()), (5, 1));
+    }
+
+    #[test]
+    fn what_a_serve_json_has_no_words_for_is_said_beside_it() {
+        let source = Source::new(&args(&[
+            "--serve-config",
+            "x",
+            "--hostname",
+            "app",
+            "--user-requests-per-minute",
+            "60",
+            "--funnel-keys",
+            "/keys",
+            "--key-concurrent",
+            "2",
+        ]))
+        .unwrap();
+        let handlers = r#"{"Handlers":{"/":{"Text":"a"},"/b":{"Text":"b"}}}"#;
+        let file = format!(
+            r#"{{"TCP":{{"443":{{"HTTPS":true}}}},"Web":{{"${{TS_CERT_DOMAIN}}:443":{handlers}}},
+            "Services":{{"svc:x":{{"TCP":{{"80":{{"HTTP":true}}}},"Web":{{"x.ts.net:80":{handlers}}}}}}},
+            "AllowFunnel":{{"${{TS_CERT_DOMAIN}}:443":true}}}}"#
+        );
+        let spec = parse(&source, &file, 1).unwrap().new.names["app"].clone();
+        let all = spec
+            .name
+            .listeners
+            .iter()
+            .chain(&spec.services["svc:x"].listeners);
+        let mut routes = 0;
+        for listener in all {
+            let (Protocol::Https(http) | Protocol::Http(http)) = &listener.protocol else {
+                panic!("{listener:?}")
+            };
+            for route in &http.routes {
+                let quota = route.limits.per_user.unwrap();
+                assert_eq!(
+                    (quota.requests_per_minute.map(u32::from), quota.concurrent),
+                    (Some(60), None)
+                );
+                routes += 1;
+            }
+        }
+        assert_eq!(routes, 4);
+        let funnel = spec.name.funnel.clone().unwrap();
+        assert!(!funnel.unauthenticated);
+        let keys = funnel.keys.unwrap();
+        assert_eq!((keys.name.as_str(), keys.revision.as_str()), ("/keys", "r1"));
+        assert_eq!(funnel.limits.per_key.unwrap().concurrent.map(u32::from), Some(2));
     }
 
     #[test]
@@ -331,7 +415,7 @@ mod tests {
         let source = Source::new(&args(&["--config", "x"])).unwrap();
         let json = r#"{"format":1,"tailnet":{"controlUrl":"http://c","typo":1},"names":{}}"#;
         assert_eq!(
-            source.parse(json, 1).unwrap_err(),
+            parse(&source, json, 1).unwrap_err(),
             "unknown fields: .tailnet.typo"
         );
     }

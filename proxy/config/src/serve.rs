@@ -99,7 +99,7 @@ pub fn parse(json: &str) -> Result<Serve, ServeError> {
             }
             Some(_) => {
                 warnings.push(format!(
-                    "{at}: everybody on the internet reaches what this port serves"
+                    "{at}: everybody on the internet reaches what this port serves, unless POSTERN_FUNNEL_KEYS has a lock for it"
                 ));
                 on_funnel.entry(port).or_default().insert(host);
             }

@@ -1,7 +1,7 @@
 //! A directory as the place of secrets: each node's state below it, certificates where the file says.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -171,6 +171,30 @@ async fn entries(dir: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
     Ok(entries)
 }
 
+/// Tells whether keys are to be read again: names, times and sizes of their files, not what is in them.
+pub(super) async fn revision(dir: &Path) -> String {
+    let mut files = BTreeSet::new();
+    for what in ["bearer", "basic"] {
+        // A directory that isn't there has no keys.
+        let Ok(mut listed) = tokio::fs::read_dir(dir.join(what)).await else {
+            continue;
+        };
+        while let Ok(Some(entry)) = listed.next_entry().await {
+            // Of a mounted Secret each file is a link, and what it leads to changes.
+            if let Ok(file) = tokio::fs::metadata(entry.path()).await {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                files.insert(format!(
+                    "{what}/{name} {}.{} {}",
+                    file.mtime(),
+                    file.mtime_nsec(),
+                    file.len()
+                ));
+            }
+        }
+    }
+    files.into_iter().collect::<Vec<_>>().join(", ")
+}
+
 fn shown(entries: &BTreeMap<String, Vec<u8>>) -> impl Iterator<Item = (&str, &[u8])> {
     (entries.iter()).map(|(name, value)| (name.as_str(), value.as_slice()))
 }
@@ -214,5 +238,11 @@ mod tests {
         let keys = Directory::new(Place::Nowhere, None).keys(&secret).await.unwrap();
         assert_eq!(keys.find(Presented::Bearer("sk-0123456789abcdef")), Some("ci"));
         assert_eq!(format!("{keys:?}"), "1 keys and 0 passwords");
+
+        let before = revision(dir.path()).await;
+        assert_eq!(before, revision(dir.path()).await);
+        fs::write(bearer.join("ci"), "sk-another-0123456789\n").unwrap();
+        assert_ne!(before, revision(dir.path()).await);
+        assert_eq!(revision(&dir.path().join("none")).await, "");
     }
 }

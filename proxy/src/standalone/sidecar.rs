@@ -7,14 +7,14 @@ use std::{
 };
 
 use postern_proxy_config::{
-    funnel::Funnel,
+    funnel::{Funnel, FunnelLimits},
     group::{Listener, Name, NodeConfig, Owner, Protocol, Route, SecretRef, Service, Tailnet},
     serve::{CERT_DOMAIN, Serve, is_label},
 };
 
-use super::{StandaloneError, forward};
+use super::{StandaloneError, forward, secrets};
 use crate::{
-    args::{Extra, NodeArgs},
+    args::{Bounds, Extra, NodeArgs},
     serve::Spec,
 };
 
@@ -26,6 +26,7 @@ pub(super) struct Sidecar {
     tailnet: Tailnet,
     /// Ports that go on to the same ports of this machine where the rest leaves them free.
     forward: BTreeSet<u16>,
+    bounds: Bounds,
     pub(super) listeners: Said,
 }
 
@@ -70,12 +71,21 @@ impl Sidecar {
             tags: extra.tags,
             tailnet,
             forward,
+            bounds: node.bounds.clone(),
             listeners,
         })
     }
 
-    /// What is to be served, by its key.
-    pub(super) fn names(&self, serve: Serve, generation: i64) -> BTreeMap<String, Arc<Spec>> {
+    /// Another text when the keys of Funnel are others.
+    pub(super) async fn keys_revision(&self) -> String {
+        match &self.bounds.funnel_keys {
+            Some(dir) => secrets::revision(dir).await,
+            None => String::new(),
+        }
+    }
+
+    /// What is to be served, by its key. `keys`: see [`Self::keys_revision`].
+    pub(super) fn names(&self, serve: Serve, keys: &str, generation: i64) -> BTreeMap<String, Arc<Spec>> {
         // Funnel's edge asks for the node's own name.
         let is_own = |host: &String| host == CERT_DOMAIN || host.split('.').next() == Some(&self.hostname);
         let ports = serve.funnel.iter().filter(|(_, hosts)| hosts.iter().any(is_own));
@@ -93,12 +103,8 @@ impl Sidecar {
                     .for_each(|route| route.funnel = true);
             }
         }
-        // The file says that it is public; it has no word for a lock.
-        let funnel = (!ports.is_empty()).then(|| Funnel {
-            ports,
-            unauthenticated: true,
-            ..Funnel::default()
-        });
+        let funnel = (!ports.is_empty()).then(|| self.funnel(ports, keys));
+        self.bound(&mut listeners);
         forward::add(&mut listeners, &self.forward);
         let hostname = &self.hostname;
         let secret = |what: &str| SecretRef {
@@ -111,12 +117,15 @@ impl Sidecar {
             name: hostname.clone(),
             uid: String::new(),
         };
-        let service = |listeners| Service {
-            owner: owner.clone(),
-            generation,
-            listeners,
-            certificate: Some(secret("tls")),
-            certificates: Vec::new(),
+        let service = |mut listeners: Vec<Listener>| {
+            self.bound(&mut listeners);
+            Service {
+                owner: owner.clone(),
+                generation,
+                listeners,
+                certificate: Some(secret("tls")),
+                certificates: Vec::new(),
+            }
         };
         let services = serve.services.into_iter();
         let services = services.map(|(name, listeners)| (name, Arc::new(service(listeners))));
@@ -140,6 +149,34 @@ impl Sidecar {
             services,
         };
         [(hostname.clone(), Arc::new(spec))].into()
+    }
+
+    /// The file says what is public; for a lock it has no word.
+    fn funnel(&self, ports: BTreeSet<u16>, keys: &str) -> Funnel {
+        let dir = self.bounds.funnel_keys.as_ref();
+        Funnel {
+            ports,
+            unauthenticated: dir.is_none(),
+            keys: dir.map(|dir| SecretRef {
+                name: dir.display().to_string(),
+                revision: keys.to_owned(),
+            }),
+            limits: FunnelLimits {
+                per_key: self.bounds.per_key(),
+                ..FunnelLimits::default()
+            },
+            ..Funnel::default()
+        }
+    }
+
+    fn bound(&self, listeners: &mut [Listener]) {
+        for listener in listeners {
+            if let Protocol::Https(http) | Protocol::Http(http) = &mut listener.protocol {
+                for route in &mut http.routes {
+                    route.limits.per_user = self.bounds.per_user();
+                }
+            }
+        }
     }
 }
 
