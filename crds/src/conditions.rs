@@ -65,7 +65,7 @@ pub mod reasons {
     pub const OWNED_ELSEWHERE: &str = "OwnedElsewhere";
     /// The coordination server has no API of Services.
     pub const SERVICES_UNAVAILABLE: &str = "ServicesUnavailable";
-    /// The ProxyGroup's allow lists leave the object out.
+    /// The allow lists of the ProxyGroup, or of the IdentityProvider, leave the object out.
     pub const NOT_ALLOWED: &str = "NotAllowed";
     /// The ProxyGroup doesn't exist.
     pub const PROXY_GROUP_NOT_FOUND: &str = "ProxyGroupNotFound";
@@ -81,6 +81,8 @@ pub mod reasons {
     pub const UNSUPPORTED_BACKEND: &str = "UnsupportedBackend";
     /// The operator may not read a certificate's Secret.
     pub const SECRET_NOT_READABLE: &str = "SecretNotReadable";
+    /// The operator may not write a Secret into the namespace.
+    pub const SECRET_NOT_WRITABLE: &str = "SecretNotWritable";
     /// A Secret doesn't exist.
     pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
     /// A Secret lacks what it should hold.

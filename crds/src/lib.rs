@@ -1,9 +1,8 @@
 //! The custom resources of `postern.dev`: Rust types, and the YAML that is generated from them.
 //!
 //! It is types and constants and nothing else: no client, no decisions. The YAML in
-//! `charts/postern/templates/crds/` and `crds/unserved/` is written by
-//! `POSTERN_UPDATE=1 cargo test -p postern-crds`; without the variable the same test fails when it isn't
-//! current.
+//! `charts/postern/templates/crds/` is written by `POSTERN_UPDATE=1 cargo test -p postern-crds`; without the
+//! variable the same test fails when it isn't current.
 //!
 //! Rules that hold for every kind:
 //!
@@ -11,7 +10,7 @@
 //! - What one object alone can get wrong is refused by the schema; what depends on others is a condition.
 //! - Conditions are a list-map by type; their types and reasons are the constants of [`conditions`].
 //! - The chart installs a kind only when a controller serves it: an object without any condition would look
-//!   as if all were well. The others wait in `crds/unserved/`.
+//!   as if all were well.
 
 #![expect(unreachable_pub, reason = "KubeSchema repeats each type inside of a function")]
 

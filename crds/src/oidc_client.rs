@@ -20,6 +20,7 @@ use crate::access::Access;
     printcolumn(name = "Provider", type_ = "string", json_path = ".spec.identityProviderRef.name"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Secret", type_ = "string", json_path = ".status.secretName"),
+    printcolumn(name = "Client ID", type_ = "string", priority = 1, json_path = ".status.clientID"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Reason", type_ = "string", priority = 1, json_path = ".status.conditions[?(@.type=='Ready')].message"),
     validation = (
@@ -64,9 +65,11 @@ pub struct OidcClientSpec {
     /// Who may log in by this client; absent: whoever reaches the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
-    /// The Secret that is written for the app: `ISSUER`, `CLIENT_ID`, `CLIENT_SECRET`, `AUTH_URL`, `TOKEN_URL`,
-    /// `USERINFO_URL`, `JWKS_URL`. The object's name and `-oidc` when absent. One that exists already is never
-    /// overwritten.
+    /// The Secret that is written for the app: `ISSUER`, `CLIENT_ID`, `CLIENT_SECRET` (not of a public client),
+    /// `AUTH_URL`, `TOKEN_URL`, `USERINFO_URL`, `JWKS_URL`, `DISCOVERY_URL`, and `BACK_CHANNEL`, the Service by
+    /// which the cluster reaches the issuer, where there is one. The object's name and `-oidc` when absent. One
+    /// that exists already is never overwritten. Delete it to get another client secret: the old one stays good
+    /// for an hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = (

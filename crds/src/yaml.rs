@@ -33,10 +33,6 @@ pub fn served() -> Vec<CustomResourceDefinition> {
         TailnetIngress::crd(),
         TailnetService::crd(),
         IdentityProvider::crd(),
+        OIDCClient::crd(),
     ]
-}
-
-/// Definitions whose controller is still to come.
-pub fn unserved() -> Vec<CustomResourceDefinition> {
-    vec![OIDCClient::crd()]
 }

@@ -12,11 +12,6 @@ fn chart_has_current_definitions() {
     );
 }
 
-#[test]
-fn unserved_definitions_are_current() {
-    current("unserved", &yaml::files(yaml::unserved()).unwrap());
-}
-
 fn current(directory: &str, files: &[(String, String)]) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
     if std::env::var_os("POSTERN_UPDATE").is_some() {
@@ -41,8 +36,7 @@ fn current(directory: &str, files: &[(String, String)]) {
 
 #[test]
 fn definitions_hold_nothing_that_a_template_would_change() {
-    let all = [yaml::served(), yaml::unserved()].concat();
-    for (name, yaml) in yaml::files(all).unwrap() {
+    for (name, yaml) in yaml::files(yaml::served()).unwrap() {
         assert!(
             !yaml.contains("{{"),
             "{name} would be changed by the chart's templating"

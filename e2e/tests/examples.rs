@@ -1,6 +1,8 @@
 //! The folders of `examples/`, applied as they stand. Images that the lab can't pull are stand-ins that speak the same
 //! API; secrets are filled in where a README says so.
 
+mod login;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
@@ -28,6 +30,10 @@ pub(crate) const TESTS: &[Test] = &[
     Test::beside("the_example_network_policy_names_the_proxies", network_policy),
     Test::beside("the_example_livebook_knows_its_visitor", livebook),
     Test::beside("the_example_identity_provider_is_found", identity_provider),
+    Test::beside(
+        "the_example_identity_provider_with_app_logs_its_user_in",
+        login::with_app,
+    ),
     Test::beside("the_example_compose_sidecar_serves", compose),
 ];
 

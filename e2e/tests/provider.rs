@@ -1,5 +1,7 @@
 //! The identity provider from a manifest: one of its own pods, its documents in objects of the cluster.
 
+mod client;
+
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -82,7 +84,9 @@ fn provider(space: &Space<'_>) -> Result<()> {
         ensure!(!text.contains(secret), "{secret} is in a ConfigMap");
     }
     rights(space, &group, &name)?;
-    inside(space, &party, &name, &object)?;
+    let back_channel = back_channel(&object)?;
+    inside(space, &party, &name, back_channel, &[])?;
+    client::declared(space, &party, &group, &name, back_channel)?;
     outlived(space, &party, &group, &name)?;
 
     space.cluster().run(&[
@@ -102,11 +106,22 @@ fn provider(space: &Space<'_>) -> Result<()> {
     Ok(())
 }
 
-/// An application of the cluster gets its tokens by the back channel, where nobody can log in.
-fn inside(space: &Space<'_>, party: &RelyingParty, name: &str, object: &Value) -> Result<()> {
-    let host = object["status"]["backChannel"]
+/// The Service of the back channel.
+fn back_channel(object: &Value) -> Result<&str> {
+    object["status"]["backChannel"]
         .as_str()
-        .context("the status names no back channel")?;
+        .context("the status names no back channel")
+}
+
+/// An application of the cluster gets its tokens by the back channel, where nobody can log in. It registers itself,
+/// unless it is told its ID and secret.
+fn inside(
+    space: &Space<'_>,
+    party: &RelyingParty,
+    name: &str,
+    host: &str,
+    told: &[(&str, &str)],
+) -> Result<()> {
     let service = host
         .strip_suffix(&format!(".{NAMESPACE}.svc"))
         .context(host.to_owned())?;
@@ -116,6 +131,7 @@ fn inside(space: &Space<'_>, party: &RelyingParty, name: &str, object: &Value) -
         .as_str()
         .context("it has no address")?;
     let mut script = party.script(&space.env.lab, "inside.mjs", &url(name))?;
+    script.envs(told.iter().copied());
     let seen = command::output(script.env("BACK_CHANNEL", address))?;
     let seen: Value = serde_json::from_str(&seen)?;
     ensure!(
@@ -182,6 +198,7 @@ fn outlived(space: &Space<'_>, party: &RelyingParty, group: &str, name: &str) ->
 fn rights(space: &Space<'_>, group: &str, name: &str) -> Result<()> {
     let own = format!("{group}-proxy");
     let keys = format!("{group}-{name}-idp-keys");
+    let clients = format!("{group}-{name}-idp-declared");
     let sessions = format!("{group}-{name}-idp-sessions-00");
     for (account, verb, resource, object, may) in [
         (own.as_str(), "get", "secret", keys.as_str(), "yes"),
@@ -189,6 +206,8 @@ fn rights(space: &Space<'_>, group: &str, name: &str) -> Result<()> {
         (&own, "patch", "configmap", &sessions, "yes"),
         (&own, "delete", "configmap", &sessions, "no"),
         (&own, "list", "configmap", "", "no"),
+        (&own, "get", "secret", &clients, "yes"),
+        (&own, "patch", "secret", &clients, "no"),
         (&own, "get", "secret", "default-acme", "no"),
         ("default-proxy", "get", "secret", &keys, "no"),
         ("default-proxy", "get", "configmap", &sessions, "no"),

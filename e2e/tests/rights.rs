@@ -86,6 +86,7 @@ fn matrix(space: &Space<'_>) -> Result<()> {
         (PROXY, "delete", "secret", &of_service, NAMESPACE, false),
         (PROXY, "get", "secret", "other-name.svc-tls", NAMESPACE, false),
         (PROXY, "get", "tailnetservices.postern.dev", "", of_app, false),
+        (PROXY, "get", "oidcclients.postern.dev", "", of_app, false),
         (PROXY, "get", "secret", "tailnet-oauth", NAMESPACE, false),
         (
             PROXY,
@@ -134,6 +135,11 @@ fn matrix(space: &Space<'_>) -> Result<()> {
             of_app,
             false,
         ),
+        (OPERATOR, "list", "oidcclients.postern.dev", "", "", true),
+        (OPERATOR, "patch", "oidcclients.postern.dev", "", of_app, false),
+        // Where no namespace has let it; where one has, the test of the identity provider asks.
+        (OPERATOR, "get", "secret", "", of_app, false),
+        (OPERATOR, "patch", "secret", "", of_app, false),
         (OPERATOR, "get", "secret", "tailnet-oauth", NAMESPACE, true),
         (OPERATOR, "create", "secret", "", NAMESPACE, true),
         (OPERATOR, "delete", "secret", "", NAMESPACE, true),

@@ -60,7 +60,10 @@ static PROVIDER: LazyLock<Provider> = LazyLock::new(|| {
         kind: Kind::Public,
         ..Client::default()
     };
-    provider.declare([("app".to_owned(), client)].into());
+    provider
+        .config()
+        .declared
+        .replace([("app".to_owned(), client)].into());
     provider
 });
 

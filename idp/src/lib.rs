@@ -25,6 +25,7 @@ mod browser;
 mod claims;
 mod client;
 mod consent;
+mod declared;
 mod discovery;
 mod error;
 #[doc(hidden)]
@@ -50,6 +51,7 @@ mod token;
 mod tokens;
 
 pub use client::{Allow, Client, ClientSecret, Kind, Origin};
+pub use declared::Declared;
 pub use discovery::protected_resource;
 pub use grant::CAPABILITY;
 pub use identify::{Identify, Machine, Peer, User};

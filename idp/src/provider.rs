@@ -5,13 +5,14 @@ pub(crate) mod route;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use jiff::Timestamp;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 pub use route::LARGEST_BODY;
 
 use crate::{
-    client::{self, Client, Clients, Origin},
+    client::{self, Client, Clients},
+    declared::Declared,
     error::{Code, Error},
     identify::{Identify, NodeId, Peer, User},
     import::Tsidp,
@@ -34,6 +35,8 @@ pub struct Config {
     pub registration: Registration,
     /// How long things are good.
     pub lifetimes: Lifetimes,
+    /// Clients that the host has from elsewhere, and may replace at any time.
+    pub declared: Declared,
 }
 
 impl Config {
@@ -45,6 +48,7 @@ impl Config {
             token_exchange: false,
             registration: Registration::default(),
             lifetimes: Lifetimes::default(),
+            declared: Declared::default(),
         }
     }
 }
@@ -115,7 +119,6 @@ pub struct Provider {
     pub(crate) config: Config,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) identify: Arc<dyn Identify>,
-    declared: RwLock<Arc<BTreeMap<String, Client>>>,
     /// Parsed ones with the version that they are of.
     keys: Mutex<Option<(Version, Arc<KeySet>)>>,
 }
@@ -140,7 +143,6 @@ impl Provider {
             config,
             store,
             identify,
-            declared: RwLock::default(),
             keys: Mutex::default(),
         };
         provider
@@ -172,15 +174,6 @@ impl Provider {
             }
         }
         Err(contended())
-    }
-
-    /// Replaces the clients that the host's configuration declares. They come before those of the store, and
-    /// can't be changed on the admin page.
-    pub fn declare(&self, mut clients: BTreeMap<String, Client>) {
-        for client in clients.values_mut() {
-            client.origin = Origin::Declared;
-        }
-        *self.declared.write() = Arc::new(clients);
     }
 
     /// The configuration.
@@ -225,8 +218,7 @@ impl Provider {
 
     /// The client with this id, unless it has expired.
     pub(crate) async fn client(&self, id: &str, now: i64) -> Result<Option<Client>, Error> {
-        let declared = self.declared.read().clone();
-        let found = match declared.get(id) {
+        let found = match self.config.declared.all().get(id) {
             Some(client) => Some(client.clone()),
             None => {
                 let mut clients: Clients = state::read(&*self.store, client::key(id)).await?;
@@ -243,12 +235,8 @@ impl Provider {
             let clients: Clients = state::read(&*self.store, Key::Clients(shard)).await?;
             all.extend(clients.0);
         }
-        all.extend(
-            self.declared
-                .read()
-                .iter()
-                .map(|(id, client)| (id.clone(), client.clone())),
-        );
+        let declared = self.config.declared.all();
+        all.extend(declared.iter().map(|(id, client)| (id.clone(), client.clone())));
         all.retain(|_, client| client.expires.is_none_or(|end| end > now));
         Ok(all)
     }

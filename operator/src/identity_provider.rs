@@ -12,8 +12,8 @@ use postern_crds::IdentityProvider;
 use crate::{
     apply,
     context::{Context, Error},
-    labels::{OWNER_UID, ROLE, ROLE_DOCUMENT, label},
-    name,
+    labels::{OWNER_UID, ROLE, ROLE_CLIENTS, ROLE_DOCUMENT, label},
+    name, oidc_client,
     stores::Filter,
 };
 
@@ -29,6 +29,7 @@ pub async fn reconcile(object: Arc<IdentityProvider>, context: Arc<Context>) -> 
     if object.metadata.deletion_timestamp.is_some() && is_gone {
         remove_documents(&context, &uid).await?;
     }
+    oidc_client::apply::sweep(&context, &uid).await?;
     let claim = validate::claim(&object);
     let standing = name::Standing {
         ours: true,
@@ -43,8 +44,10 @@ pub async fn reconcile(object: Arc<IdentityProvider>, context: Arc<Context>) -> 
 async fn remove_documents(context: &Context, uid: &str) -> Result<(), Error> {
     let namespace = &context.settings.namespace;
     let secrets = Api::<Secret>::namespaced(context.client.clone(), namespace);
-    for secret in context.stores.secrets_of_owner(ROLE_DOCUMENT, uid) {
-        apply::delete(&secrets, &secret.name_any()).await?;
+    for role in [ROLE_DOCUMENT, ROLE_CLIENTS] {
+        for secret in context.stores.secrets_of_owner(role, uid) {
+            apply::delete(&secrets, &secret.name_any()).await?;
+        }
     }
     let documents = context
         .stores

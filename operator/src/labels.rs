@@ -31,6 +31,8 @@ pub const ROLE_KEYS: &str = "keys";
 pub const ROLE_CREDENTIALS: &str = "credentials";
 /// A document of an identity provider.
 pub const ROLE_DOCUMENT: &str = "document";
+/// Clients that objects declare to an identity provider.
+pub const ROLE_CLIENTS: &str = "clients";
 /// Anything else of a group.
 pub const ROLE_GROUP: &str = "group";
 

@@ -23,6 +23,7 @@ pub mod lease;
 pub mod metrics;
 pub mod model;
 pub mod name;
+pub mod oidc_client;
 pub mod proxy_group;
 pub mod queues;
 pub mod record;

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{core::v1::Secret, networking::v1::Ingress};
 use kube::runtime::reflector::ObjectRef;
-use postern_crds::{IdentityProvider, ProxyGroup, Tailnet, TailnetIngress, TailnetService};
+use postern_crds::{IdentityProvider, OIDCClient, ProxyGroup, Tailnet, TailnetIngress, TailnetService};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::triggers::Woken;
@@ -19,6 +19,7 @@ pub struct Queues {
     tailnet_ingresses: Sender<ObjectRef<TailnetIngress>>,
     tailnet_services: Sender<ObjectRef<TailnetService>>,
     identity_providers: Sender<ObjectRef<IdentityProvider>>,
+    oidc_clients: Sender<ObjectRef<OIDCClient>>,
     ingresses: Sender<ObjectRef<Ingress>>,
     devices: Sender<ObjectRef<Secret>>,
 }
@@ -35,6 +36,8 @@ pub struct Outlets {
     pub tailnet_services: Receiver<ObjectRef<TailnetService>>,
     /// For [`crate::identity_provider`].
     pub identity_providers: Receiver<ObjectRef<IdentityProvider>>,
+    /// For [`crate::oidc_client`].
+    pub oidc_clients: Receiver<ObjectRef<OIDCClient>>,
     /// For [`crate::ingress`].
     pub ingresses: Receiver<ObjectRef<Ingress>>,
     /// For [`crate::device`].
@@ -48,6 +51,7 @@ pub fn queues(namespace: &str) -> (Queues, Outlets) {
     let (tailnet_ingresses, tailnet_ingresses_out) = channel(CAPACITY);
     let (tailnet_services, tailnet_services_out) = channel(CAPACITY);
     let (identity_providers, identity_providers_out) = channel(CAPACITY);
+    let (oidc_clients, oidc_clients_out) = channel(CAPACITY);
     let (ingresses, ingresses_out) = channel(CAPACITY);
     let (devices, devices_out) = channel(CAPACITY);
     (
@@ -58,6 +62,7 @@ pub fn queues(namespace: &str) -> (Queues, Outlets) {
             tailnet_ingresses,
             tailnet_services,
             identity_providers,
+            oidc_clients,
             ingresses,
             devices,
         },
@@ -67,6 +72,7 @@ pub fn queues(namespace: &str) -> (Queues, Outlets) {
             tailnet_ingresses: tailnet_ingresses_out,
             tailnet_services: tailnet_services_out,
             identity_providers: identity_providers_out,
+            oidc_clients: oidc_clients_out,
             ingresses: ingresses_out,
             devices: devices_out,
         },
@@ -93,6 +99,11 @@ impl Queues {
                     .is_ok(),
                 Woken::IdentityProvider { namespace, name } => self
                     .identity_providers
+                    .send(ObjectRef::new(&name).within(&namespace))
+                    .await
+                    .is_ok(),
+                Woken::OidcClient { namespace, name } => self
+                    .oidc_clients
                     .send(ObjectRef::new(&name).within(&namespace))
                     .await
                     .is_ok(),

@@ -36,7 +36,7 @@ use crate::{
     events::Events,
     identity_provider, ingress, lease,
     metrics::Metrics,
-    proxy_group,
+    oidc_client, proxy_group,
     queues::{Outlets, queues},
     stores::{self, Listeners, Readiness, Stores},
     tailnet, tailnet_api, tailnet_ingress,
@@ -223,6 +223,7 @@ fn control(
         tailnet_ingresses,
         tailnet_services,
         identity_providers,
+        oidc_clients,
         ingresses,
         devices,
     } = outlets;
@@ -259,6 +260,12 @@ fn control(
         stores.identity_providers.clone(),
         identity_providers,
         identity_provider::reconcile,
+    );
+    c.run(
+        "oidc_client",
+        stores.oidc_clients.clone(),
+        oidc_clients,
+        oidc_client::reconcile,
     );
     c.run("ingress", stores.ingresses.clone(), ingresses, ingress::reconcile);
     c.run("device", stores.secrets.clone(), devices, device::reconcile);

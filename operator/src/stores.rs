@@ -19,7 +19,8 @@ use kube::{
     runtime::reflector::{Lookup, ObjectRef, Store, store::Writer},
 };
 use postern_crds::{
-    INGRESS_CONTROLLER, IdentityProvider, ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService,
+    INGRESS_CONTROLLER, IdentityProvider, OIDCClient, ProxyClass, ProxyGroup, Tailnet, TailnetIngress,
+    TailnetService,
 };
 
 use crate::labels::{GROUP, OWNER_UID, ROLE, ROLE_NODE, label};
@@ -42,6 +43,8 @@ pub struct Stores {
     pub tailnet_services: Store<TailnetService>,
     /// All IdentityProviders.
     pub identity_providers: Store<IdentityProvider>,
+    /// All OIDCClients.
+    pub oidc_clients: Store<OIDCClient>,
     /// All Ingresses, of whatever class.
     pub ingresses: Store<Ingress>,
     /// All IngressClasses.
@@ -68,6 +71,7 @@ pub struct Writers {
     pub(crate) tailnet_ingresses: Writer<TailnetIngress>,
     pub(crate) tailnet_services: Writer<TailnetService>,
     pub(crate) identity_providers: Writer<IdentityProvider>,
+    pub(crate) oidc_clients: Writer<OIDCClient>,
     pub(crate) ingresses: Writer<Ingress>,
     pub(crate) ingress_classes: Writer<IngressClass>,
     pub(crate) services: Writer<Service>,
@@ -87,6 +91,7 @@ pub fn stores(namespace: &str) -> (Stores, Writers) {
         tailnet_ingresses: Writer::default(),
         tailnet_services: Writer::default(),
         identity_providers: Writer::default(),
+        oidc_clients: Writer::default(),
         ingresses: Writer::default(),
         ingress_classes: Writer::default(),
         services: Writer::default(),
@@ -104,6 +109,7 @@ pub fn stores(namespace: &str) -> (Stores, Writers) {
         tailnet_ingresses: writers.tailnet_ingresses.as_reader(),
         tailnet_services: writers.tailnet_services.as_reader(),
         identity_providers: writers.identity_providers.as_reader(),
+        oidc_clients: writers.oidc_clients.as_reader(),
         ingresses: writers.ingresses.as_reader(),
         ingress_classes: writers.ingress_classes.as_reader(),
         services: writers.services.as_reader(),

@@ -8,14 +8,17 @@ use k8s_openapi::api::{
     networking::v1::{Ingress, IngressClass},
 };
 use kube::ResourceExt;
-use postern_crds::{IdentityProvider, ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService};
+use postern_crds::{
+    IdentityProvider, OIDCClient, ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService,
+};
 
 use crate::{
     identity_provider, ingress,
     labels::{
-        self, GROUP, HOSTNAME, OWNER, ROLE, ROLE_CREDENTIALS, ROLE_DOCUMENT, ROLE_KEYS, ROLE_NODE,
-        ROLE_OWN_CERTIFICATE, annotation, label,
+        self, GROUP, HOSTNAME, OWNER, OWNER_UID, ROLE, ROLE_CLIENTS, ROLE_CREDENTIALS, ROLE_DOCUMENT,
+        ROLE_KEYS, ROLE_NODE, ROLE_OWN_CERTIFICATE, annotation, label,
     },
+    oidc_client::dereference::provider_of,
     stores::{Filter, Stores},
     tailnet, tailnet_ingress, tailnet_service,
 };
@@ -43,6 +46,13 @@ pub enum Woken {
     },
     /// By namespace and name.
     IdentityProvider {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// By namespace and name.
+    OidcClient {
         /// Its namespace.
         namespace: String,
         /// Its name.
@@ -120,7 +130,14 @@ pub fn identity_provider(stores: &Stores, object: &IdentityProvider) -> Vec<Woke
         stores,
         &identity_provider::validate::hostname_text(object),
     ));
+    woken.extend(clients(stores, object));
     woken
+}
+
+/// The provider counts its clients, and lets go of those that are gone.
+pub fn oidc_client(_: &Stores, object: &OIDCClient) -> Vec<Woken> {
+    let (namespace, name) = provider_of(object);
+    vec![client_key(object), Woken::IdentityProvider { namespace, name }]
 }
 
 pub fn ingress(stores: &Stores, object: &Ingress) -> Vec<Woken> {
@@ -193,22 +210,26 @@ pub fn namespace(stores: &Stores, object: &Namespace) -> Vec<Woken> {
         .proxy_groups
         .state_filter(|group| group.spec.allowed_namespaces.selector.is_some());
     let name = object.name_any();
-    selecting
-        .iter()
-        .flat_map(|group| {
-            let group = group.name_any();
-            let mut woken: Vec<_> = (members(stores, &group).into_iter())
-                .filter(|woken| match woken {
-                    Woken::TailnetIngress { namespace, .. }
-                    | Woken::TailnetService { namespace, .. }
-                    | Woken::IdentityProvider { namespace, .. }
-                    | Woken::Ingress { namespace, .. } => *namespace == name,
-                    Woken::Tailnet(_) | Woken::ProxyGroup(_) | Woken::Device(_) => false,
-                })
-                .collect();
-            woken.push(Woken::ProxyGroup(group));
-            woken
-        })
+    let of_clients =
+        (stores.oidc_clients).state_filter(|client| client.namespace().as_deref() == Some(&name));
+    let groups = selecting.iter().flat_map(|group| {
+        let group = group.name_any();
+        let mut woken: Vec<_> = (members(stores, &group).into_iter())
+            .filter(|woken| match woken {
+                Woken::TailnetIngress { namespace, .. }
+                | Woken::TailnetService { namespace, .. }
+                | Woken::IdentityProvider { namespace, .. }
+                | Woken::OidcClient { namespace, .. }
+                | Woken::Ingress { namespace, .. } => *namespace == name,
+                Woken::Tailnet(_) | Woken::ProxyGroup(_) | Woken::Device(_) => false,
+            })
+            .collect();
+        woken.push(Woken::ProxyGroup(group));
+        woken
+    });
+    // A provider may select by them too.
+    groups
+        .chain(of_clients.iter().map(|client| client_key(client)))
         .collect()
 }
 
@@ -228,6 +249,19 @@ pub fn secret(stores: &Stores, object: &Secret) -> Vec<Woken> {
             .filter(|known| labels::credentials(&known.name_any()) == object.name_any())
             .flat_map(|known| tailnet(stores, known))
             .collect(),
+        // What it holds is news to the proxies, which the group tells them.
+        Some(ROLE_CLIENTS) => {
+            let uid = label(object, OWNER_UID);
+            let providers = stores
+                .identity_providers
+                .state_filter(|provider| provider.metadata.uid.as_deref() == uid);
+            let mut woken = Vec::from_iter(group());
+            for provider in providers {
+                woken.push(provider_key(&provider));
+                woken.extend(clients(stores, &provider));
+            }
+            woken
+        }
         // Logins change them, which is no business of ours.
         Some(ROLE_DOCUMENT) => Vec::new(),
         Some(_) => group().into_iter().collect(),
@@ -303,6 +337,8 @@ pub fn everything(stores: &Stores) -> Vec<Woken> {
     );
     let providers = stores.identity_providers.state();
     woken.extend(providers.iter().map(|object| provider_key(object)));
+    let oidc_clients = stores.oidc_clients.state();
+    woken.extend(oidc_clients.iter().map(|object| client_key(object)));
     woken.extend(stores.ingresses.state().iter().map(|object| ingress_key(object)));
     let records = stores
         .secrets
@@ -324,7 +360,10 @@ fn members(stores: &Stores, group: &str) -> Vec<Woken> {
     let providers = stores
         .identity_providers
         .state_filter(|object| identity_provider::validate::group(object) == group);
-    woken.extend(providers.iter().map(|object| provider_key(object)));
+    for provider in &providers {
+        woken.push(provider_key(provider));
+        woken.extend(clients(stores, provider));
+    }
     woken.extend(
         (stores.our_ingresses().iter())
             .filter(|object| ingress::validate::group(object) == group)
@@ -332,6 +371,13 @@ fn members(stores: &Stores, group: &str) -> Vec<Woken> {
     );
     woken.extend(devices(stores, group));
     woken
+}
+
+/// Whoever wants to be a provider's client.
+fn clients(stores: &Stores, provider: &IdentityProvider) -> Vec<Woken> {
+    let place = (provider.namespace().unwrap_or_default(), provider.name_any());
+    let clients = (stores.oidc_clients).state_filter(|client| provider_of(client) == place);
+    clients.iter().map(|client| client_key(client)).collect()
 }
 
 fn devices(stores: &Stores, group: &str) -> Vec<Woken> {
@@ -415,6 +461,13 @@ fn service_key(object: &TailnetService) -> Woken {
 
 fn provider_key(object: &IdentityProvider) -> Woken {
     Woken::IdentityProvider {
+        namespace: object.namespace().unwrap_or_default(),
+        name: object.name_any(),
+    }
+}
+
+fn client_key(object: &OIDCClient) -> Woken {
+    Woken::OidcClient {
         namespace: object.namespace().unwrap_or_default(),
         name: object.name_any(),
     }

@@ -20,7 +20,7 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, Resource, ResourceExt, api::ListParams};
 use postern_crds::{
-    IdentityProvider, ProxyGroup, Tailnet, TailnetIngress, TailnetService,
+    IdentityProvider, OIDCClient, ProxyGroup, Tailnet, TailnetIngress, TailnetService,
     conditions::{READY, reasons},
 };
 use serde_json::json;
@@ -236,6 +236,10 @@ async fn let_go(client: &Client) -> anyhow::Result<()> {
     })
     .await?;
     let_go_of::<IdentityProvider>(client, &said, |object| {
+        object.status.clone().unwrap_or_default().conditions
+    })
+    .await?;
+    let_go_of::<OIDCClient>(client, &said, |object| {
         object.status.clone().unwrap_or_default().conditions
     })
     .await?;

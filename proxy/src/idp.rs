@@ -6,6 +6,7 @@
 //! tailnet, Funnel, and a port on loopback.
 
 mod args;
+mod declared;
 mod directory;
 mod issuing;
 mod people;
@@ -24,6 +25,7 @@ use postern_node::{
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use args::{Idp, go_flags};
+pub use declared::declared;
 pub use issuing::{Issuing, look_after};
 
 use self::{people::People, serve::Host};

@@ -5,17 +5,19 @@ import * as client from 'openid-client'
 import { Agent, fetch } from 'undici'
 import { ISSUER, ISSUING_ROOT, login, over, visit } from './tailnet.mjs'
 
-const { BACK_CHANNEL } = process.env
+const { BACK_CHANNEL, CLIENT_ID, CLIENT_SECRET } = process.env
 const redirect_uri = 'https://app.example.com/callback'
 const lookup = (host, { all }, done) =>
   all ? done(null, [{ address: BACK_CHANNEL, family: 4 }]) : done(null, BACK_CHANNEL, 4)
 const dispatcher = new Agent({ connect: { ca: readFileSync(ISSUING_ROOT), lookup } })
 const inside = (url, options) => fetch(url, { ...options, dispatcher })
 
-const registered = await client.dynamicClientRegistration(
-  new URL(ISSUER), { client_name: 'Inside', redirect_uris: [redirect_uri] }, undefined, { [client.customFetch]: over('alice') },
-)
-const { client_id, client_secret } = registered.clientMetadata()
+// What its Secret says, where it has one.
+const { client_id, client_secret } = CLIENT_ID
+  ? { client_id: CLIENT_ID, client_secret: CLIENT_SECRET }
+  : (await client.dynamicClientRegistration(
+    new URL(ISSUER), { client_name: 'Inside', redirect_uris: [redirect_uri] }, undefined, { [client.customFetch]: over('alice') },
+  )).clientMetadata()
 const config = await client.discovery(
   new URL(ISSUER), client_id, {}, client.ClientSecretBasic(client_secret), { [client.customFetch]: inside },
 )

@@ -133,11 +133,24 @@ async fn only_administrators_get_in_and_only_from_our_pages() {
             "{path}"
         );
     }
-    // What the host's configuration declares isn't changed here.
-    assert_eq!(alice.get("/edit/app").await.status(), StatusCode::NOT_FOUND);
     let page = alice.get("/new").await;
     let fields = hidden(&page);
     let mut form: Vec<(&str, &str)> = fields.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    // What the host's configuration declares is shown, and isn't changed here.
+    let list = text(&alice.get("/").await);
+    assert!(
+        list.contains("The App") && list.contains("Configuration") && !list.contains("/edit/app"),
+        "{list}"
+    );
+    assert_eq!(alice.get("/edit/app").await.status(), StatusCode::NOT_FOUND);
+    for action in ["delete", "rotate", "save"] {
+        let form = [&form[..], &[("action", action), ("redirect_uris", CB)]].concat();
+        assert_eq!(
+            alice.submit("/edit/app", &form).await.status(),
+            StatusCode::NOT_FOUND,
+            "{action}"
+        );
+    }
     form.push(("redirect_uris", CB));
     for origin in [None, Some("https://app.example.ts.net"), Some("null")] {
         let mut request = form_request("/new", &form);

@@ -141,7 +141,8 @@ impl Tailnet {
             "name": "A Program", "redirectUris": [PROGRAM_REDIRECT], "kind": "public",
         }))
         .unwrap();
-        provider.declare([(APP.0.to_owned(), app), (PROGRAM.to_owned(), program)].into());
+        let declared = [(APP.0.to_owned(), app), (PROGRAM.to_owned(), program)];
+        provider.config().declared.replace(declared.into());
         Self {
             people,
             store,

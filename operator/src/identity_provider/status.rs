@@ -1,5 +1,7 @@
 //! Tells an IdentityProvider's status: conditions, the issuer, and Events when the summary changes.
 
+use std::collections::BTreeMap;
+
 use kube::{Api, ResourceExt};
 use postern_crds::{IdentityProvider, IdentityProviderStatus};
 use postern_proxy_config::names;
@@ -8,6 +10,7 @@ use crate::{
     apply::{self, ApplyError},
     conditions,
     context::{Context, reference},
+    labels::ROLE_CLIENTS,
     model::PortProtocol,
     name::status::{View, remark},
 };
@@ -23,7 +26,14 @@ pub async fn tell(
     view: &View,
 ) -> Result<(), ApplyError> {
     let before = object.status.clone().unwrap_or_default();
-    let status = status(&before, view, &context.settings.namespace, (context.clock)());
+    let clients = context
+        .stores
+        .secrets_of_owner(ROLE_CLIENTS, &view.claim.owner.uid);
+    let clients = clients.iter().flat_map(|secret| &secret.data).map(BTreeMap::len);
+    let status = IdentityProviderStatus {
+        clients: i32::try_from(clients.sum::<usize>()).unwrap_or(i32::MAX),
+        ..status(&before, view, &context.settings.namespace, (context.clock)())
+    };
     if status == before {
         return Ok(());
     }

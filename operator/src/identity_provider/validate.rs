@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 use postern_crds::{IdentityProvider, Lifetimes, SigningAlgorithm};
 use postern_proxy_config::{
-    group::{self as config, Signing},
+    group::{self as config, SecretRef, Signing},
     names,
 };
 
@@ -40,11 +40,16 @@ pub fn claim(object: &IdentityProvider) -> Claim {
     };
     let Lifetimes { tokens, refresh } = &spec.lifetimes;
     let registration = &spec.dynamic_registration;
+    let documents = hostname
+        .as_ref()
+        .map(|hostname| names::documents(&group, hostname.as_str()))
+        .unwrap_or_default();
     let provider = config::IdentityProvider {
-        documents: hostname
-            .as_ref()
-            .map(|hostname| names::documents(&group, hostname.as_str()))
-            .unwrap_or_default(),
+        clients: Some(SecretRef {
+            name: names::declared_clients(&documents),
+            revision: String::new(),
+        }),
+        documents,
         signing: match spec.signing.algorithm {
             SigningAlgorithm::Es256 => Signing::Es256,
             SigningAlgorithm::Rs256 => Signing::Rs256,

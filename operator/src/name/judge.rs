@@ -173,7 +173,8 @@ pub fn issues_certificates(tailnet: &Tailnet) -> bool {
     tailnet.spec.credentials.headscale_api_key.is_none()
 }
 
-fn all_of(problems: &[Problem]) -> Problem {
+/// Several problems as one.
+pub(crate) fn all_of(problems: &[Problem]) -> Problem {
     match problems {
         [one] => one.clone(),
         several => {

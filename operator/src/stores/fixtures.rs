@@ -5,7 +5,9 @@ use k8s_openapi::api::{
     networking::v1::{Ingress, IngressClass},
 };
 use kube::runtime::{reflector::store::Writer, watcher::Event};
-use postern_crds::{IdentityProvider, ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService};
+use postern_crds::{
+    IdentityProvider, OIDCClient, ProxyClass, ProxyGroup, Tailnet, TailnetIngress, TailnetService,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -23,6 +25,7 @@ pub fn filled(namespace: &str, yaml: &str) -> Stores {
             "TailnetIngress" => put::<TailnetIngress>(&mut writers.tailnet_ingresses, document),
             "TailnetService" => put::<TailnetService>(&mut writers.tailnet_services, document),
             "IdentityProvider" => put::<IdentityProvider>(&mut writers.identity_providers, document),
+            "OIDCClient" => put::<OIDCClient>(&mut writers.oidc_clients, document),
             "Ingress" => put::<Ingress>(&mut writers.ingresses, document),
             "IngressClass" => put::<IngressClass>(&mut writers.ingress_classes, document),
             "Service" => put::<Service>(&mut writers.services, document),

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How many kinds are watched.
-const WATCHES: usize = 14;
+const WATCHES: usize = 15;
 
 /// Counts the watches whose first list is in its store.
 #[derive(Default)]
@@ -64,6 +64,7 @@ pub fn watch(tracker: &TaskTracker, client: &Client, writers: Writers, listeners
         tailnet_ingresses,
         tailnet_services,
         identity_providers,
+        oidc_clients,
         ingresses,
         ingress_classes,
         services,
@@ -88,6 +89,7 @@ pub fn watch(tracker: &TaskTracker, client: &Client, writers: Writers, listeners
     w.all(tailnet_ingresses, everything(), triggers::tailnet_ingress);
     w.all(tailnet_services, everything(), triggers::tailnet_service);
     w.all(identity_providers, everything(), triggers::identity_provider);
+    w.all(oidc_clients, everything(), triggers::oidc_client);
     w.all(ingresses, everything(), triggers::ingress);
     w.all(ingress_classes, everything(), triggers::ingress_class);
     w.all(services, everything(), triggers::service);

@@ -189,6 +189,9 @@ pub enum Protocol {
 pub struct IdentityProvider {
     /// What the names of its documents begin with: ConfigMaps, and one Secret with the signing keys.
     pub documents: String,
+    /// The Secret with the clients that objects declare; absent: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clients: Option<SecretRef>,
     /// How ID tokens of new clients are signed.
     #[serde(default)]
     pub signing: Signing,

@@ -8,13 +8,15 @@
 //!
 //! - Every object carries `format`. A reader refuses a newer one and keeps what it had.
 //! - No secret, hash or auth key is in any of them: only names of Secrets with a `revision` that says
-//!   when to read again. Hashes of keys ([`keys::Keys`]) stand in a Secret.
+//!   when to read again. Hashes of keys ([`keys::Keys`]) and of clients' secrets ([`clients::Client`]) stand in
+//!   Secrets.
 //! - In objects that the operator writes, an unknown field is ignored and reported (rolling upgrades), except
 //!   where it might restrict what is open to the internet ([`funnel`]); in files that people write it is
 //!   refused.
 
 pub mod access;
 pub mod assignment;
+pub mod clients;
 pub mod endpoints;
 pub mod funnel;
 #[doc(hidden)]

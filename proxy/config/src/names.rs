@@ -103,5 +103,10 @@ pub fn open_documents() -> impl Iterator<Item = String> {
 /// The document that is a Secret: the signing keys.
 pub const SECRET_DOCUMENT: &str = "keys";
 
+/// The Secret with the clients that objects declare, [`crate::clients`]. The operator writes it and the proxy reads it.
+pub fn declared_clients(documents: &str) -> String {
+    document(documents, "declared")
+}
+
 /// Key of a document's ConfigMap or Secret.
 pub const DOCUMENT_KEY: &str = "document.json";

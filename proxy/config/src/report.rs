@@ -69,6 +69,9 @@ pub struct NameReport {
     /// Ports that are open to the internet.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub funnel: BTreeSet<u16>,
+    /// The declared clients that the identity provider knows, by ID, each with its [`crate::clients::revision`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub clients: BTreeMap<String, String>,
 }
 
 /// One service on one replica.

@@ -16,6 +16,7 @@ use postern_node::{
     state::{StateError, StateStore, StoreFuture},
 };
 use postern_proxy_config::{
+    clients::Clients,
     group::{IdentityProvider, NodeConfig, SecretRef},
     keys::{KEYS_KEY, Keys},
     names,
@@ -143,6 +144,21 @@ impl Secrets for Kubernetes {
                 missing: KEYS_KEY,
             })?;
             Keys::parse(&json).map_err(failed)
+        })
+    }
+
+    fn clients<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<Clients, SecretError>> {
+        Box::pin(async move {
+            let entries = self
+                .values(&secret.name)
+                .await
+                .map_err(|reason| SecretError::Read {
+                    name: secret.name.clone(),
+                    reason,
+                })?;
+            Ok(Clients::read(
+                entries.iter().map(|(id, json)| (id.as_str(), json.0.as_slice())),
+            ))
         })
     }
 

@@ -12,6 +12,7 @@ use std::{num::NonZeroU32, sync::Arc, time::Instant};
 use arc_swap::ArcSwapOption;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, header};
+use postern_idp::Declared;
 use postern_proxy_config::{
     funnel::{Funnel, Quota},
     keys::{Keys, Presented},
@@ -23,13 +24,15 @@ use crate::{
     route::Route,
 };
 
-/// What a name remembers about its callers, and the keys that it knows.
+/// What a name remembers about its callers, and the keys and clients that it knows.
 #[derive(Debug, Default)]
 pub struct Gate {
     /// Counts.
     pub limiter: Arc<Limiter>,
     /// `None`: not known yet.
     pub keys: ArcSwapOption<Keys>,
+    /// Of its identity provider.
+    pub clients: Declared,
 }
 
 /// Somebody who is in.

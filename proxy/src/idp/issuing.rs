@@ -5,15 +5,13 @@ use std::{fmt, net::Ipv6Addr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use postern_idp::{Algorithm, Arrival, Config, Issuer, Lifetimes, Provider, Registration, Store};
-use postern_proxy_config::{
-    group::{IdentityProvider, Signing},
-    names::BACK_CHANNEL_PORT,
-};
+use postern_idp::{Arrival, Config, Issuer, Lifetimes, Provider, Registration, Store};
+use postern_proxy_config::{group::IdentityProvider, names::BACK_CHANNEL_PORT};
 use tokio::{net::TcpListener, sync::OnceCell};
 
 use super::{
     People, TEND,
+    declared::algorithm,
     serve::{Host, PAUSE},
 };
 use crate::{
@@ -37,7 +35,11 @@ impl Issuing {
     /// For the name that the node has.
     pub fn new(config: &IdentityProvider, fqdn: &str, secrets: &dyn Secrets) -> Self {
         Self {
-            config: config.clone(),
+            config: IdentityProvider {
+                // A change of them starts nothing anew: [`crate::http::Gate`] has them.
+                clients: None,
+                ..config.clone()
+            },
             host: fqdn.to_owned(),
             store: secrets.documents(config),
             started: OnceCell::new(),
@@ -76,7 +78,10 @@ impl Issuing {
     async fn host(&self, port: &Port) -> anyhow::Result<Arc<Host>> {
         let started = self.started.get_or_try_init(async || {
             let store = self.store.clone().context("an identity provider needs a cluster for its documents")?;
-            let config = config(&self.config, Issuer::new(&self.host, 443)?);
+            let config = Config {
+                declared: port.gate.clients.clone(),
+                ..config(&self.config, Issuer::new(&self.host, 443)?)
+            };
             let node = port.node.clone();
             let people = Arc::new(People::new(move || node.netmap()));
             let provider = Provider::start(config, store, people, None, Timestamp::now()).await?;
@@ -164,10 +169,7 @@ async fn back_channel(port: &Arc<Port>, issuing: &Arc<ArcSwap<Issuing>>) {
 
 fn config(config: &IdentityProvider, issuer: Issuer) -> Config {
     Config {
-        signing: match config.signing {
-            Signing::Es256 => Algorithm::Es256,
-            Signing::Rs256 => Algorithm::Rs256,
-        },
+        signing: algorithm(config.signing),
         token_exchange: config.token_exchange,
         registration: Registration {
             enabled: config.registration_seconds.is_some(),

@@ -58,6 +58,15 @@ pub(super) struct Names<'a> {
     pub(super) own: Vec<String>,
     /// Ports with TLS wait for the first certificate.
     pub(super) tls_ready: bool,
+    /// Those of identity providers wait for their clients besides.
+    pub(super) clients_ready: bool,
+}
+
+impl Names<'_> {
+    fn are_ready_for(&self, planned: &Planned) -> bool {
+        (self.tls_ready || !planned.needs_certificate())
+            && (self.clients_ready || planned.declared_clients().is_none())
+    }
 }
 
 impl Listeners {
@@ -100,7 +109,7 @@ impl Listeners {
             let content = content(planned, plan, names, &self.context);
             if let Some(open) = self.open.get(port) {
                 swap(&open.content, content);
-            } else if names.tls_ready || !planned.needs_certificate() {
+            } else if names.are_ready_for(planned) {
                 let drain = self.drain.child();
                 own(&self.drain, &drain);
                 let open = Open {

@@ -1,11 +1,17 @@
 //! The task of one tailnet name: its node, its certificates, its ports and its part of the report. Where we run
 //! alone, its node is the host of Services too.
 
-use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+    sync::Arc,
+};
 
 use postern_node::node::Status;
 use postern_proxy_config::{
+    clients::Clients,
     group::Name,
+    keys::Keys,
     report::{NameReport, Phase},
 };
 use tokio::sync::watch;
@@ -14,13 +20,13 @@ use super::{
     Context, Spec,
     certificates::{Certificates, Source, Wanted},
     hosting::Hosting,
-    keys::LockKeys,
     listeners::{Listeners, Names, Place},
+    newest::Newest,
     node,
     plan::Plan,
     standing::{self, Issued},
 };
-use crate::{certs::Resolver, drain::Drain, http::Gate, tailnet::Node};
+use crate::{certs::Resolver, drain::Drain, http::Gate, idp, tailnet::Node};
 
 /// See the module.
 pub(super) struct NameTask {
@@ -89,7 +95,20 @@ impl NameTask {
             node: node.clone(),
             listeners,
             certificates: Certificates::new(resolver),
-            keys: LockKeys::new(gate),
+            keys: {
+                let gate = gate.clone();
+                Newest::new(
+                    |secrets, secret| secrets.keys(secret),
+                    move |keys| gate.keys.store(keys.cloned()),
+                )
+            },
+            clients: Newest::new(
+                |secrets, secret| secrets.clients(secret),
+                move |clients| {
+                    gate.clients
+                        .replace(idp::declared(clients.map(|clients| &**clients)))
+                },
+            ),
             plan: None,
             spec,
             refused: String::new(),
@@ -130,6 +149,7 @@ impl NameTask {
                 // The sender is the session's own.
                 _ = doors.changed() => {}
                 () = session.keys.progress() => {}
+                () = session.clients.progress() => {}
                 () = session.certificates.progress(&own) => {}
             }
         };
@@ -177,7 +197,8 @@ struct Session {
     node: Arc<dyn Node>,
     listeners: Listeners,
     certificates: Certificates,
-    keys: LockKeys,
+    keys: Newest<Keys>,
+    clients: Newest<Clients>,
     /// The newest good one, with its generation.
     plan: Option<(Plan, i64)>,
     spec: Arc<Spec>,
@@ -195,6 +216,7 @@ struct Settled {
     certificate_error: String,
     https_available: bool,
     funnel: BTreeSet<u16>,
+    clients: BTreeMap<String, String>,
 }
 
 impl Session {
@@ -224,8 +246,11 @@ impl Session {
     }
 
     fn pursue(&mut self, status: &Status, context: &Context) {
-        let lock = (self.plan.as_ref()).and_then(|(plan, _)| plan.funnel.as_ref()?.keys.as_ref());
+        let plan = self.plan.as_ref().map(|(plan, _)| plan);
+        let lock = plan.and_then(|plan| plan.funnel.as_ref()?.keys.as_ref());
         self.keys.pursue(lock, &context.secrets);
+        let clients = plan.and_then(Plan::declared_clients);
+        self.clients.pursue(clients, &context.secrets);
         let Status::Running(identity) = status else { return };
         let domain = (self.needs_certificate()
             && self.spec.name.node.certificate.is_some()
@@ -260,9 +285,11 @@ impl Session {
                         fqdn: &id.name,
                         own: self.certificates.own_hosts(&self.spec.name.certificates),
                         tls_ready: issued != Issued::Missing,
+                        clients_ready: plan.declared_clients().is_none() || self.clients.value().is_some(),
                     };
                     match self.listeners.apply(plan, &names).await {
-                        Ok(()) => applied_generation = Some(*generation),
+                        Ok(()) if names.clients_ready => applied_generation = Some(*generation),
+                        Ok(()) => {}
                         Err(error) => problem = error,
                     }
                     if problem.is_empty() {
@@ -270,6 +297,9 @@ impl Session {
                     }
                     if problem.is_empty() {
                         self.keys.error().clone_into(&mut problem);
+                    }
+                    if problem.is_empty() {
+                        self.clients.error().clone_into(&mut problem);
                     }
                 }
             }
@@ -291,6 +321,9 @@ impl Session {
             certificate_expires: self.certificates.not_after(),
             certificate_error,
             funnel: self.listeners.doors().open(),
+            clients: (self.clients.value())
+                .map(|clients| clients.revisions.clone())
+                .unwrap_or_default(),
         }
     }
 }
@@ -311,5 +344,6 @@ impl Settled {
         report.certificate_error.clone_from(&self.certificate_error);
         report.https_available = self.https_available;
         report.funnel.clone_from(&self.funnel);
+        report.clients.clone_from(&self.clients);
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use postern_proxy_config::{
     funnel::Funnel,
-    group::{Backend, Identity, IdentityProvider, Listener, Name, Protocol, Route, Tcp},
+    group::{Backend, Identity, IdentityProvider, Listener, Name, Protocol, Route, SecretRef, Tcp},
     serve::CERT_DOMAIN,
 };
 
@@ -38,6 +38,14 @@ impl Planned {
         match self {
             Self::Https(_) | Self::TlsTcp(_) | Self::IdentityProvider(_) => true,
             Self::Http(_) | Self::Tcp(_) => false,
+        }
+    }
+
+    /// See [`Plan::declared_clients`].
+    pub(super) fn declared_clients(&self) -> Option<&SecretRef> {
+        match self {
+            Self::IdentityProvider(provider) => provider.clients.as_ref(),
+            Self::Https(_) | Self::Http(_) | Self::Tcp(_) | Self::TlsTcp(_) => None,
         }
     }
 }
@@ -130,6 +138,11 @@ impl Plan {
     /// Whether the tailnet does.
     pub(super) fn is_on_tailnet(&self, port: u16) -> bool {
         !(self.is_on_funnel(port) && self.funnel.as_ref().is_some_and(|funnel| funnel.only))
+    }
+
+    /// The Secret with the clients of an identity provider.
+    pub(super) fn declared_clients(&self) -> Option<&SecretRef> {
+        self.listeners.values().find_map(Planned::declared_clients)
     }
 
     /// Whether any port needs a certificate.

@@ -8,6 +8,7 @@ use postern_node::{
     state::{StateError, StateStore},
 };
 use postern_proxy_config::{
+    clients::Clients,
     group::{IdentityProvider, NodeConfig, SecretRef},
     keys::Keys,
 };
@@ -35,6 +36,15 @@ pub trait Secrets: Send + Sync {
     fn certificate<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<PemPair, SecretError>>;
     /// The keys that open a name on Funnel.
     fn keys<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<Keys, SecretError>>;
+    /// The clients that are declared to an identity provider.
+    fn clients<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<Clients, SecretError>> {
+        Box::pin(async move {
+            Err(SecretError::Missing {
+                name: secret.name.clone(),
+                missing: "it",
+            })
+        })
+    }
     /// Where an identity provider's documents are; `None`: there is no place for them.
     fn documents(&self, _provider: &IdentityProvider) -> Option<Arc<dyn postern_idp::Store>> {
         None

@@ -255,6 +255,7 @@ impl Session {
                     own: self.certificates.own_hosts(&self.spec.certificates),
                     // Nobody is sent here before there is a certificate, and control wants to see all ports.
                     tls_ready: true,
+                    clients_ready: true,
                 };
                 match self.listeners.apply(plan, &names).await {
                     Ok(()) => {

@@ -13,7 +13,7 @@ use postern_idp::{Key, Shard, Swap};
 use postern_node::{control::AuthKey, credential::Credential};
 use postern_proxy::cluster::{Cluster, Member};
 use postern_proxy_config::{
-    group::{IdentityProvider, NodeConfig, Signing},
+    group::{IdentityProvider, NodeConfig, SecretRef, Signing},
     names,
     report::{Phase, REPORT_KEY, Report},
 };
@@ -318,6 +318,22 @@ async fn state_and_certificates_are_in_their_secrets() {
     store.clear().await.unwrap();
     assert!(data("s").get("state").is_none());
     assert_eq!(data("c")["tls.crt"], "");
+    // A client that isn't understood is left out.
+    server.put(
+        "secrets/clients",
+        json!({
+            "app": "eyJmb3JtYXQiOjEsImdlbmVyYXRpb24iOjEsIm5hbWUiOiJBcHAiLCJyZWRpcmVjdFVyaXMiOlsiaHR0cHM6Ly9hLmV4YW1wbGUvIl19",
+            "bad": "e30=",
+        }),
+    );
+    let clients = |name: &str| SecretRef {
+        name: name.to_owned(),
+        revision: "1".to_owned(),
+    };
+    let read = secrets.clients(&clients("clients")).await.unwrap();
+    assert_eq!(read.clients["app"].name, "App");
+    assert!(read.clients.len() == 1 && read.refused.contains_key("bad"));
+    assert!(secrets.clients(&clients("gone")).await.is_err());
     // A Secret that is gone is an error: taking it for an empty one would make a new machine.
     let gone: NodeConfig =
         serde_json::from_value(json!({"hostname": "x", "state": {"name": "gone"}})).unwrap();
@@ -342,6 +358,7 @@ async fn of_two_replicas_of_an_identity_provider_one_changes_a_document() {
     });
     let provider = IdentityProvider {
         documents: "g-idp-idp".into(),
+        clients: None,
         signing: Signing::Es256,
         token_exchange: false,
         registration_seconds: None,

@@ -22,7 +22,7 @@ var standIns = map[string]standIn{
 	"ollama":       {":11434", "POST /api/chat", ollama},
 	"llama-server": {":8080", "POST /v1/chat/completions", llama},
 	"open-webui":   {":8080", "/", echo},
-	"grafana":      {":3000", "/", echo},
+	"grafana":      {":3000", "/", grafana},
 	"whoami":       {":8080", "/", echo},
 	"livebook":     {"127.0.0.1:8080", "/", livebook},
 }

@@ -47,6 +47,10 @@ fn what_is_said_is_served() {
         served,
         config::IdentityProvider {
             documents: "keys-login-idp".into(),
+            clients: Some(SecretRef {
+                name: "keys-login-idp-declared".into(),
+                revision: String::new(),
+            }),
             signing: Signing::Rs256,
             token_exchange: true,
             registration_seconds: Some(43_200),

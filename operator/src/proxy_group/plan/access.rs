@@ -36,13 +36,14 @@ pub(super) fn role(
     filled.extend(
         (config.services.values()).filter_map(|service| Some(service.certificate.as_ref()?.name.clone())),
     );
+    let mut read = BTreeSet::from([names::replica_link(group)]);
     let mut documents = Vec::new();
     for (_, provider) in config::providers(config) {
         let document = |key: &str| names::document(&provider.documents, key);
         filled.insert(document(names::SECRET_DOCUMENT));
         documents.extend(names::open_documents().map(|key| document(&key)));
+        read.extend(provider.clients.iter().map(|clients| clients.name.clone()));
     }
-    let mut read = BTreeSet::from([names::replica_link(group)]);
     read.extend(inputs.copies.iter().cloned());
 
     let mut watched: Vec<_> = (0..names::SHARDS)

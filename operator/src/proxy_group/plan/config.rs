@@ -26,7 +26,10 @@ use serde::Serialize;
 
 use crate::{
     context::Settings,
-    labels::{self, HOSTNAME, OWNER, OWNER_UID, ROLE, ROLE_CERTIFICATE, ROLE_DOCUMENT, ROLE_NODE, TAILNET},
+    labels::{
+        self, HOSTNAME, OWNER, OWNER_UID, ROLE, ROLE_CERTIFICATE, ROLE_CLIENTS, ROLE_DOCUMENT, ROLE_NODE,
+        TAILNET,
+    },
     model::{ClaimKind, SERVICE_PREFIX},
     name::judge::{backends, issues_certificates, keep_serving, lets_nodes_ask_for_tags},
     proxy_group::{
@@ -71,7 +74,8 @@ pub(super) fn config(settings: &Settings, inputs: &Inputs, valid: &Valid) -> Con
         match decided.claim.kind {
             ClaimKind::Service => config.services.extend(service(decided, inputs)),
             ClaimKind::Device => {
-                if let Some((key, name)) = name(decided, inputs) {
+                if let Some((key, mut name)) = name(decided, inputs) {
+                    newest_clients(&mut name, inputs);
                     config.place(inputs, valid, &mut wanted, key, name);
                 }
             }
@@ -220,7 +224,18 @@ fn name(decided: &Decided, inputs: &Inputs) -> Option<(String, Name)> {
     Some((key, name))
 }
 
-/// The same for a Service.
+/// The proxies read their clients again when the Secret has changed.
+fn newest_clients(name: &mut Name, inputs: &Inputs) {
+    for listener in &mut name.listeners {
+        if let Protocol::IdentityProvider(provider) = &mut listener.protocol
+            && let Some(clients) = &mut provider.clients
+        {
+            clients.revision = inputs.secrets.get(&clients.name).cloned().unwrap_or_default();
+        }
+    }
+}
+
+/// What a Service serves; after a broken change what it served before.
 fn service(decided: &Decided, inputs: &Inputs) -> Option<(String, Service)> {
     let claim = &decided.claim;
     let Ok(accepted) = &decided.judgement.accepted else {
@@ -405,28 +420,35 @@ pub(super) fn blanks(valid: &Valid, meta: &dyn Fn(String) -> ObjectMeta) -> Vec<
     .collect()
 }
 
-/// Where identity providers keep what they have to: empty, for the proxies to fill.
+/// Where identity providers keep what they have to: empty, for the proxies to fill; and where the clients of objects
+/// will be.
 pub(super) fn documents(
     config: &Config,
     meta: &dyn Fn(String) -> ObjectMeta,
 ) -> (Vec<ConfigMap>, Vec<Secret>) {
     let mut documents = (Vec::new(), Vec::new());
     for (name, provider) in providers(config) {
-        let meta = |key: &str| {
-            let mut metadata = meta(names::document(&provider.documents, key));
+        let meta = |role: &str, object: String| {
+            let mut metadata = meta(object);
             let labels = metadata.labels.get_or_insert_default();
-            labels.insert(ROLE.into(), ROLE_DOCUMENT.into());
+            labels.insert(ROLE.into(), role.into());
             labels.insert(OWNER_UID.into(), name.owner.uid.clone());
             metadata
         };
+        let document = |key: &str| meta(ROLE_DOCUMENT, names::document(&provider.documents, key));
         documents.0.extend(names::open_documents().map(|key| ConfigMap {
-            metadata: meta(&key),
+            metadata: document(&key),
             ..ConfigMap::default()
         }));
-        documents.1.push(Secret {
-            metadata: meta(names::SECRET_DOCUMENT),
+        let secret = |metadata: ObjectMeta| Secret {
+            metadata,
             ..Secret::default()
-        });
+        };
+        documents.1.push(secret(document(names::SECRET_DOCUMENT)));
+        let clients = provider.clients.iter();
+        documents
+            .1
+            .extend(clients.map(|clients| secret(meta(ROLE_CLIENTS, clients.name.clone()))));
     }
     documents
 }

@@ -129,6 +129,30 @@ fn an_identity_provider_finds_places_that_only_its_group_may_fill() {
 }
 
 #[test]
+fn a_changed_client_is_news_to_the_proxies() {
+    let yaml = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/src/proxy_group/plan/testdata/identity_provider.yaml"
+    ))
+    .unwrap();
+    let clients = "---\napiVersion: v1\nkind: Secret\n\
+                   metadata: { name: default-idp-idp-declared, namespace: postern, resourceVersion: '42' }\n";
+    for (yaml, revision) in [(yaml.clone(), ""), (yaml + clients, "42")] {
+        let plan = planned(&filled("postern", &yaml));
+        let names = &core(&plan).names;
+        let provider = &names["idp"]["listeners"][0]["protocol"];
+        assert_eq!(provider["clients"]["name"], "default-idp-idp-declared");
+        assert_eq!(provider["clients"]["revision"], revision);
+        // The proxies read it and can't write it.
+        let role = serde_json::to_string(&plan.role).unwrap();
+        assert!(
+            role.contains(r#"["default-idp-idp-declared","default-replica-link"],"resources":["secrets"],"verbs":["get"]"#),
+            "{role}"
+        );
+    }
+}
+
+#[test]
 fn a_plan_holds_no_key_of_any_secret() {
     let yaml = std::fs::read_to_string(concat!(
         env!("CARGO_MANIFEST_DIR"),
