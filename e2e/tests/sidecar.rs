@@ -106,6 +106,7 @@ fn environment(space: &Space<'_>) -> Result<()> {
     stranger.uid(65_532).gid(65_532);
     stranger
         .env_remove("TS_SOCKET")
+        .env_remove("POSTERN_LOCAL_API")
         .env_remove("POSTERN_FORWARD_AUTH");
     let refused = Running::start(&mut stranger)?;
     sidecar.says("it belongs to uid 0 (mode 0")?;
@@ -123,19 +124,24 @@ fn environment(space: &Space<'_>) -> Result<()> {
     ensure!(other.is_err(), "a port that was not named answers {other:?}");
     sidecar.says(&format!("POSTERN_FORWARD_PORTS={}", sidecar.port + 1))?;
 
-    let probe = |path: &str| {
+    let curl = |arguments: &[&str]| {
         let mut curl = Command::new("curl");
-        postern_e2e::command::output(curl.args([
-            "--silent",
-            "--fail",
-            &format!("http://{}{path}", sidecar.probes),
-        ]))
+        postern_e2e::command::output(curl.args(["--silent", "--show-error", "--fail"]).args(arguments))
     };
+    let probe = |path: &str| curl(&[&format!("http://{}{path}", sidecar.probes)]);
     ensure!(probe("/healthz")? == "ok");
     ensure!(
         probe("/metrics")?.contains("proxy_connections"),
         "the metrics lack the proxy's"
     );
+
+    // The LocalAPI on loopback, by the password of its file.
+    let status = format!("http://{}/localapi/v0/status", sidecar.local_api);
+    let password = fs::read_to_string(sidecar.folder.join("password"))?;
+    let told = curl(&["--user", &format!(":{password}"), &status])?;
+    ensure!(told.contains(&sidecar.name), "the LocalAPI says {told:.300}");
+    let refused = curl(&[&status]).err().context("it answers without a password")?;
+    ensure!(format!("{refused:#}").contains("401"), "{refused:#}");
     Ok(())
 }
 
@@ -264,7 +270,8 @@ fn same_as_go(space: &Space<'_>) -> Result<()> {
     sidecar.says(&format!("approved as a host of svc:{service}"))?;
     let api = Api::open()?;
     for name in [&service, &go_service] {
-        api.put(&json!({ "name": format!("svc:{name}"), "ports": ["tcp:80", "tcp:443"] }))?;
+        let ports = ["tcp:80", "tcp:443", "tcp:5432", "tcp:5433"];
+        api.put(&json!({ "name": format!("svc:{name}"), "ports": ports }))?;
     }
 
     let go_name = space.name("same-go");
@@ -303,9 +310,9 @@ fn same_as_go(space: &Space<'_>) -> Result<()> {
 
 /// How many answers were compared.
 fn same_paths(ours: &str, gos: &str) -> Result<usize> {
-    let answer = |name: &str, scheme: &str, path: &str| -> Result<(u16, String)> {
+    let answer = |name: &str, scheme: &str, rest: &str| -> Result<(u16, String)> {
         let base = format!("{scheme}://{name}.{}", postern_e2e::lab::DOMAIN);
-        let fetched = Fetch::get("alice", format!("{base}{path}")).send()?;
+        let fetched = Fetch::get("alice", format!("{base}{rest}")).send()?;
         let said = match (fetched.status, fetched.seen()) {
             (200, Ok(seen)) => crate::first_light::comparable(&seen, name, &Fetch::default()),
             (200, Err(_)) => fetched.body.clone(),
@@ -314,29 +321,32 @@ fn same_paths(ours: &str, gos: &str) -> Result<usize> {
         };
         Ok((fetched.status, said.replace(name, "NAME")))
     };
-    for path in PATHS {
-        for scheme in ["https", "http"] {
-            let (ours, gos) = (answer(ours, scheme, path)?, answer(gos, scheme, path)?);
-            ensure!(ours == gos, "{scheme} {path}:\n ours: {ours:?}\n Go's: {gos:?}");
-        }
+    let paths = PATHS.iter().flat_map(|path| [("https", *path), ("http", *path)]);
+    let bytes = [("http", ":5432/x"), ("https", ":5433/x")];
+    let mut compared = 0;
+    for (scheme, rest) in paths.chain(bytes) {
+        let (ours, gos) = (answer(ours, scheme, rest)?, answer(gos, scheme, rest)?);
+        ensure!(ours == gos, "{scheme} {rest}:\n ours: {ours:?}\n Go's: {gos:?}");
+        compared += 1;
     }
-    Ok(2 * PATHS.len())
+    Ok(compared)
 }
 
 /// A serve.json whose node and Service have the same handlers. Within a Service Go knows no placeholder.
 fn everything(service: &str) -> String {
     let fqdn = format!("{service}.{}", postern_e2e::lab::DOMAIN);
-    let ports = r#"{ "443": { "HTTPS": true }, "80": { "HTTP": true } }"#;
-    let web = |host: &str| {
-        format!(
-            r#"{{ "{host}:443": {{ "Handlers": {HANDLERS} }}, "{host}:80": {{ "Handlers": {HANDLERS} }} }}"#
-        )
+    let section = |host: &str| {
+        r#""TCP": {
+                "443": { "HTTPS": true }, "80": { "HTTP": true }, "5432": { "TCPForward": "127.0.0.1:PORT" },
+                "5433": { "TCPForward": "localhost:PORT", "TerminateTLS": "HOST" }
+            },
+            "Web": { "HOST:443": { "Handlers": HANDLERS }, "HOST:80": { "Handlers": HANDLERS } }"#
+            .replace("HOST", host)
+            .replace("HANDLERS", HANDLERS)
+            .replace("PORT", "9988")
     };
-    let (own, of_service) = (web("${TS_CERT_DOMAIN}"), web(&fqdn));
-    format!(
-        r#"{{ "TCP": {ports}, "Web": {own}, "Services": {{ "svc:{service}": {{ "TCP": {ports}, "Web": {of_service} }} }} }}"#
-    )
-    .replace("PORT", "9988")
+    let (own, of_service) = (section("${TS_CERT_DOMAIN}"), section(&fqdn));
+    format!(r#"{{ {own}, "Services": {{ "svc:{service}": {{ {of_service} }} }} }}"#)
 }
 
 const HANDLERS: &str = r#"{
@@ -609,6 +619,8 @@ pub(crate) struct Sidecar {
     way_out: String,
     /// Where it says how it is.
     probes: String,
+    /// Where the LocalAPI is beside its socket.
+    local_api: String,
     proxy: Option<Running>,
     _app: Running,
 }
@@ -637,6 +649,7 @@ impl Sidecar {
             port,
             way_out: format!("localhost:{}", port + 1000),
             probes: format!("127.0.0.1:{}", port + 2000),
+            local_api: format!("127.0.0.1:{}", port + 3000),
             proxy: None,
             _app: app,
         };
@@ -669,6 +682,8 @@ impl Sidecar {
             .env("TS_ENABLE_HEALTH_CHECK", "true")
             .env("TS_ENABLE_METRICS", "true")
             .env("TS_LOCAL_ADDR_PORT", &self.probes)
+            .env("POSTERN_LOCAL_API", &self.local_api)
+            .env("POSTERN_LOCAL_API_PASSWORD_FILE", self.folder.join("password"))
             .env("POSTERN_FORWARD_PORTS", self.port.to_string())
             .env(
                 "POSTERN_FORWARD_AUTH",
