@@ -142,7 +142,7 @@ impl Parts {
                 .await
                 .with_context(|| format!("listen on TS_LOCAL_ADDR_PORT {}", probes.addr))?;
         }
-        let nodes = Nodes::new(self.start.clone(), self.feeding.clone());
+        let nodes = Nodes::new(self.start.clone(), self.feeding.clone(), environment.force_login);
         self.local_services(nodes.clone(), source.serve_json(), node)
             .await?;
         self.way_out(&nodes, node).await?;

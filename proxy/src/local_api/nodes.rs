@@ -19,6 +19,9 @@ use crate::tailnet::{Node, StartNode};
 pub struct Nodes {
     start: Arc<dyn StartNode>,
     tasks: TaskTracker,
+    /// The first login of each is made anew.
+    force_login: bool,
+    started: Mutex<BTreeSet<String>>,
     running: Mutex<BTreeMap<String, Running>>,
 }
 
@@ -35,11 +38,14 @@ impl std::fmt::Debug for Running {
 }
 
 impl Nodes {
-    /// None yet; `start` makes them. What follows them is of `tasks`, and ends with them.
-    pub fn new(start: Arc<dyn StartNode>, tasks: TaskTracker) -> Arc<Self> {
+    /// None yet; `start` makes them. What follows them is of `tasks`, and ends with them. With `force_login` each logs
+    /// in once although its state holds a login.
+    pub fn new(start: Arc<dyn StartNode>, tasks: TaskTracker, force_login: bool) -> Arc<Self> {
         Arc::new(Self {
             start,
             tasks,
+            force_login,
+            started: Mutex::default(),
             running: Mutex::default(),
         })
     }
@@ -70,9 +76,11 @@ impl StartNode for Nodes {
             let hostname = config.hostname.clone();
             let config = Config {
                 keep_details: true,
+                force_login: self.force_login && !self.started.lock().contains(&hostname),
                 ..config
             };
             let node = self.start.start(config).await?;
+            self.started.lock().insert(hostname.clone());
             let running = Running(Arc::downgrade(&node));
             self.running.lock().insert(hostname, running);
             if let Some(ports) = node.refused_ports() {

@@ -51,12 +51,14 @@ fn netmap() -> Arc<Netmap> {
     merger.apply(response, jiff::Timestamp::now()).unwrap().unwrap()
 }
 
-#[derive(Debug)]
-struct Fake;
+/// With whether each start was to log in anew.
+#[derive(Debug, Default)]
+struct Fake(Mutex<Vec<bool>>);
 
 impl StartNode for Fake {
     fn start(&self, config: Config) -> BoxFuture<'_, Result<Arc<dyn Node>, Error>> {
         assert!(config.keep_details);
+        self.0.lock().push(config.force_login);
         Box::pin(async { Ok(Arc::new(Fixed(netmap())) as Arc<dyn Node>) })
     }
 }
@@ -122,7 +124,7 @@ struct Lab {
 
 impl Lab {
     async fn new() -> Self {
-        let nodes = Nodes::new(Arc::new(Fake), TaskTracker::new());
+        let nodes = Nodes::new(Arc::new(Fake::default()), TaskTracker::new(), false);
         let node = nodes.start(Config::default()).await.unwrap();
         let forwarded = Arc::<Forwarded>::default();
         let api = LocalApi::new(nodes, forwarded.clone(), watch::channel(Some("{}".to_owned())).1);
@@ -155,6 +157,23 @@ impl Lab {
         assert_eq!(status, 200, "{body}");
         serde_json::from_str(&body).unwrap()
     }
+}
+
+#[tokio::test]
+async fn a_login_is_forced_once_for_each_node() {
+    let fake = Arc::new(Fake::default());
+    let nodes = Nodes::new(fake.clone(), TaskTracker::new(), true);
+    for hostname in ["a", "a", "b"] {
+        let hostname = hostname.to_owned();
+        nodes
+            .start(Config {
+                hostname,
+                ..Config::default()
+            })
+            .await
+            .unwrap();
+    }
+    assert_eq!(*fake.0.lock(), [true, false, true]);
 }
 
 #[tokio::test]

@@ -13,6 +13,8 @@ use super::StandaloneError;
 pub struct Environment {
     /// Where `/healthz` and `/metrics` are, if any.
     pub probes: Option<Probes>,
+    /// `TSNET_FORCE_LOGIN`: log in at the start although the state holds a login.
+    pub force_login: bool,
     /// What is passed over, and why.
     pub notes: Vec<String>,
 }
@@ -143,7 +145,11 @@ impl Environment {
             health,
             metrics,
         });
-        Ok(Self { probes, notes })
+        Ok(Self {
+            probes,
+            force_login: flag("TSNET_FORCE_LOGIN", false)?,
+            notes,
+        })
     }
 }
 
@@ -198,6 +204,8 @@ mod tests {
             ("TS_EXTRA_ARGS", "--login-server=http://c", Fine),
             ("TS_AUTH_ONCE", "true", Fine),
             ("TS_AUTH_ONCE", "false", Noted),
+            ("TSNET_FORCE_LOGIN", "1", Fine),
+            ("TSNET_FORCE_LOGIN", "maybe", Refused("neither true nor false")),
             ("TS_USERSPACE", "true", Fine),
             ("TS_USERSPACE", "1", Fine),
             ("TS_USERSPACE", "false", Refused("no network interface")),
@@ -252,6 +260,7 @@ mod tests {
     #[test]
     fn probes_are_where_the_container_has_them() {
         assert_eq!(read(&[]).unwrap(), Environment::default());
+        assert!(read(&[("TSNET_FORCE_LOGIN", "true")]).unwrap().force_login);
         let health = read(&[("TS_ENABLE_HEALTH_CHECK", "true")])
             .unwrap()
             .probes

@@ -41,7 +41,7 @@ impl WayOut {
             .lock()
             .extend([("db".to_owned(), backend.addr), ("closed".to_owned(), closed)]);
         let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
-        let known = local_api::Nodes::new(Arc::new(nodes), tasks.clone());
+        let known = local_api::Nodes::new(Arc::new(nodes), tasks.clone(), false);
         let node = known.start(Config::default()).await.unwrap();
         let listener = outbound::listen(([127, 0, 0, 1], 0).into()).await.unwrap();
         let addr = listener.local_addr().unwrap();
