@@ -262,11 +262,10 @@ impl Tcp {
             }
             return;
         }
-        let allowance = self.allowance();
+        let allowance = Allowance::of(&self.share);
         let finished = self
             .receiver
             .receive(now, start, segment.payload, fin, allowance, self.sack);
-        self.receiver.adapt(now, self.sender.rtt().smoothed(), allowance);
         if finished {
             self.state = match self.state {
                 State::Established => State::CloseWait,
@@ -413,7 +412,7 @@ impl Tcp {
         match self.share.pressure() {
             Pressure::Low => SEND_BUFFER,
             Pressure::High => LEAN_SEND_BUFFER,
-            Pressure::Full => LEAST_SEND_BUFFER,
+            Pressure::Critical | Pressure::Full => LEAST_SEND_BUFFER,
         }
     }
 
@@ -437,16 +436,9 @@ impl Tcp {
         self.share.held() > 0
     }
 
-    fn allowance(&self) -> Allowance {
-        match self.share.pressure() {
-            Pressure::Low => Allowance::Ample,
-            Pressure::High => Allowance::Lean,
-            Pressure::Full => Allowance::None,
-        }
-    }
-
     fn account(&mut self) {
-        self.share.set(self.sender.held() + self.receiver.held());
+        let held = self.sender.held() + self.receiver.held();
+        self.share.set(held, self.receiver.reserved());
     }
 }
 

@@ -7,7 +7,8 @@ use smoltcp::{
 };
 
 use super::{
-    State, Tcp, receiver,
+    State, Tcp,
+    receiver::{self, Allowance},
     segment::{bare, emit, max_payload},
     sender::Transmission,
 };
@@ -35,7 +36,8 @@ impl Tcp {
             return;
         }
         let hears = self.state != State::SynSent;
-        let allowance = self.allowance();
+        self.receiver.adapt(now, self.sender.rtt().smoothed());
+        let allowance = Allowance::of(&self.share);
         // What is reported doesn't fit behind a full segment, so it goes first.
         if hears && self.receiver.has_report() && self.receiver.owes_ack(now, allowance) {
             self.acknowledge(out);
@@ -155,7 +157,7 @@ impl Tcp {
     /// A segment that begins at `start`, with our acknowledgement and window.
     pub(super) fn segment(&mut self, control: TcpControl, start: u64) -> TcpRepr<'static> {
         let mut segment = bare(&self.key, control, self.own.wire(start), None);
-        let allowance = self.allowance();
+        let allowance = Allowance::of(&self.share);
         let syn = control == TcpControl::Syn;
         let first = self.state == State::SynSent;
         if syn {

@@ -2,30 +2,47 @@
 
 use smoltcp::time::{Duration, Instant};
 
-use super::queue::Queue;
+use super::{
+    memory::{Pressure, Share},
+    queue::Queue,
+};
 
 /// An ACK waits this long for data to travel with.
 const ACK_DELAY: Duration = Duration::from_millis(10);
-/// The window that a connection begins with. It costs nothing until it is used.
-const INITIAL_WINDOW: usize = 256 << 10;
+/// The window that every connection gets: the first flight of a sender fits (RFC 6928). Nothing is reserved for it,
+/// else idle connections would use up all memory.
+const LEAST_WINDOW: usize = 16 << 10;
+/// Up to here a window grows faster than the sender's, which doubles in a round trip.
+const QUICK_WINDOW: usize = 256 << 10;
 /// Windows are announced in units of `1 << SHIFT` bytes (RFC 7323 §2)…
 pub(super) const SHIFT: u8 = 6;
 /// …so this is the largest one.
 pub(super) const MAX_WINDOW: usize = (u16::MAX as usize) << SHIFT;
-/// The window of a connection while memory is short.
-const LEAN_WINDOW: usize = 16 << 10;
 /// Ranges of bytes that came too early. A path that loses 2 % makes a few dozen of a full window.
 const MAX_AHEAD: usize = 128;
 
-/// How much may be buffered.
+/// How much may be promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Allowance {
-    /// As much as the peer can make use of.
-    Ample,
-    /// No more than the least.
-    Lean,
+    /// So many bytes more than the least window.
+    More(usize),
+    /// The least window.
+    Least,
     /// Nothing but what is needed to go on.
     None,
+    /// What was promised before isn't there any more: it is thrown away unless it is needed to go on.
+    Exhausted,
+}
+
+impl Allowance {
+    pub(super) fn of(share: &Share) -> Self {
+        match share.pressure() {
+            Pressure::Low => Self::More(share.grant()),
+            Pressure::High => Self::Least,
+            Pressure::Critical => Self::None,
+            Pressure::Full => Self::Exhausted,
+        }
+    }
 }
 
 /// Bytes that came too early.
@@ -77,10 +94,14 @@ struct Ack {
 }
 
 /// Whether the window is what holds the sender back: then a whole one passes in a round trip.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Growth {
+    /// What had come when, as was seen last.
+    seen: u64,
+    at: Instant,
+    /// It is measured from here on, until so much was read.
+    since: Instant,
     until: u64,
-    since: Option<Instant>,
 }
 
 impl Receiver {
@@ -94,8 +115,13 @@ impl Receiver {
             fin: None,
             announced: 0,
             promised: 0,
-            window: INITIAL_WINDOW,
-            growth: Growth::default(),
+            window: LEAST_WINDOW,
+            growth: Growth {
+                seen: 0,
+                at: Instant::ZERO,
+                since: Instant::ZERO,
+                until: 0,
+            },
             segment: 536,
             delays: true,
             ack: Ack::default(),
@@ -194,11 +220,7 @@ impl Receiver {
     }
 
     fn has_room(&self, first: u64, allowance: Allowance) -> bool {
-        match allowance {
-            Allowance::Ample => true,
-            Allowance::Lean => first == self.next || self.unread.len() < LEAN_WINDOW,
-            Allowance::None => first == self.next && self.unread.len() < 2 * self.segment,
-        }
+        allowance != Allowance::Exhausted || first == self.next && self.unread.len() < 2 * self.segment
     }
 
     /// Takes bytes that are next, and what they connect to.
@@ -292,12 +314,13 @@ impl Receiver {
     /// The window to announce now, as a position. Its end never goes back, and moves on only by steps that are
     /// worth it (RFC 9293 §3.8.6.2.2).
     fn window_end(&self, allowance: Allowance) -> u64 {
-        let window = match allowance {
-            Allowance::Ample => self.window,
-            Allowance::Lean => LEAN_WINDOW,
-            Allowance::None => 2 * self.segment,
+        let (window, more) = match allowance {
+            Allowance::More(more) => (self.window, more),
+            Allowance::Least => (LEAST_WINDOW, 0),
+            Allowance::None | Allowance::Exhausted => (2 * self.segment, 0),
         };
-        let end = self.next + window.saturating_sub(self.unread.len()) as u64;
+        let room = window.saturating_sub(self.unread.len()).min(LEAST_WINDOW + more);
+        let end = self.next + room as u64;
         let step = self.segment.min(window / 2) as u64;
         if end >= self.promised + step {
             end
@@ -350,20 +373,34 @@ impl Receiver {
         self.ack.at
     }
 
-    /// Lets the window grow when it is what holds the sender back, the reader keeps up, and memory allows.
-    pub(super) fn adapt(&mut self, now: Instant, rtt: Option<Duration>, allowance: Allowance) {
-        if self.next < self.growth.until {
+    /// Lets the window grow when it is what holds the sender back: when a whole one was read in a round trip or two,
+    /// and, as long as it is small, when it is used up at once.
+    pub(super) fn adapt(&mut self, now: Instant, rtt: Option<Duration>) {
+        let small = self.window < QUICK_WINDOW;
+        let used_up = self.next + 2 * self.segment as u64 > self.promised;
+        if small && used_up && self.unread.len() >= self.window / 2 {
+            self.window *= 4;
+        }
+        let Some(rtt) = rtt else { return };
+        let growth = &mut self.growth;
+        if growth.seen < self.next {
+            if now - growth.at > rtt * 2 {
+                // After a pause.
+                growth.since = now;
+                growth.until = growth.seen + self.window as u64;
+            }
+            growth.seen = self.next;
+            growth.at = now;
+        }
+        let read = self.next - self.unread.len() as u64;
+        if read < growth.until {
             return;
         }
-        let since = self.growth.since.replace(now);
-        self.growth.until = self.next + self.window as u64;
-        let (Some(since), Some(rtt)) = (since, rtt) else {
-            return;
-        };
-        let keeps_up = self.unread.len() < self.window / 2;
-        if now - since <= rtt * 2 && keeps_up && allowance == Allowance::Ample {
-            self.window = (self.window * 2).min(MAX_WINDOW);
+        if now - growth.since <= rtt * 2 {
+            self.window = (self.window * if small { 4 } else { 2 }).min(MAX_WINDOW);
         }
+        growth.since = now;
+        growth.until = read + self.window as u64;
     }
 
     /// Gives back memory that holds nothing.
@@ -378,6 +415,12 @@ impl Receiver {
     pub(super) fn held(&self) -> usize {
         let ahead: usize = self.ahead.iter().map(|range| range.bytes.held()).sum();
         self.unread.held() + ahead + self.ahead.capacity() * size_of::<Range>()
+    }
+
+    /// Bytes that were promised beyond the least window and haven't come.
+    pub(super) fn reserved(&self) -> usize {
+        let ahead: usize = self.ahead.iter().map(|range| range.bytes.len()).sum();
+        ((self.promised.saturating_sub(self.next)) as usize).saturating_sub(ahead + LEAST_WINDOW)
     }
 }
 
