@@ -485,3 +485,6 @@ fn unique(mut woken: Vec<Woken>) -> Vec<Woken> {
     woken.dedup();
     woken
 }
+
+#[cfg(test)]
+mod tests;
