@@ -10,6 +10,8 @@ pub const RESOLVED_REFS: &str = "ResolvedRefs";
 pub const PROGRAMMED: &str = "Programmed";
 /// The tailnet issues HTTPS certificates.
 pub const HTTPS_AVAILABLE: &str = "HTTPSAvailable";
+/// The tailnet's policy lets nodes be on Funnel.
+pub const FUNNEL_AVAILABLE: &str = "FunnelAvailable";
 /// The coordination service lets us define Services.
 pub const SERVICES_AVAILABLE: &str = "ServicesAvailable";
 

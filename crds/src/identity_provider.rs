@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::tailnet_ingress::Tls;
+use crate::{funnel::AddressQuota, tailnet_ingress::Tls};
 
 /// An OpenID Connect and OAuth issuer on a tailnet name: who is logged in to the tailnet is logged in here.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -74,8 +74,8 @@ pub struct IdentityProviderSpec {
     /// How long what is issued can be used.
     #[serde(default)]
     pub lifetimes: Lifetimes,
-    /// Let clients on the internet reach the token, userinfo, keys and discovery endpoints by Funnel. Nobody
-    /// can log in there.
+    /// Let clients on the internet reach what they ask: discovery, keys, tokens, userinfo, introspection and
+    /// revocation. Logging in, registering and the admin pages stay on the tailnet.
     #[serde(default)]
     pub funnel: IssuerFunnel,
     /// Own certificates, where the tailnet issues none.
@@ -215,16 +215,32 @@ pub struct Lifetimes {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IssuerFunnel {
-    /// On port 443.
+    /// On port 443. There is no lock to name: whoever asks has to show a code, a token or a client's secret.
     #[serde(default)]
     pub enabled: bool,
+    /// Networks in CIDR form that clients have to be in, such as `192.0.2.0/24`; empty: anywhere.
+    #[serde(default)]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 64)))]
+    pub sources: Vec<String>,
+    /// Bounds on clients; absent: 600 requests a minute and 32 connections of each address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<IssuerLimits>,
+}
+
+/// Bounds on an issuer's clients from the internet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IssuerLimits {
+    /// For each address; of IPv6 for each /64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_address: Option<AddressQuota>,
 }
 
 /// What is known about an IdentityProvider.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IdentityProviderStatus {
-    /// `Ready`, `Accepted`, `ResolvedRefs`, `Programmed`.
+    /// `Ready`, `Accepted`, `ResolvedRefs`, `Programmed`; with `spec.funnel` also `FunnelReady`.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,

@@ -30,7 +30,7 @@ pub use funnel::{AddressQuota, Funnel, FunnelAuth, FunnelLimits, KeysFrom, KeysS
 pub use identity_provider::{
     BackChannel, ClientIdMetadataDocuments, ClientNamespaces, ClientNamespacesFrom, ClientRules,
     DynamicRegistration, IdentityProvider, IdentityProviderSpec, IdentityProviderStatus, IssuerFunnel,
-    Lifetimes, Signing, SigningAlgorithm, TokenExchange,
+    IssuerLimits, Lifetimes, Signing, SigningAlgorithm, TokenExchange,
 };
 pub use oidc_client::{IdentityProviderRef, OIDCClient, OidcClientSpec, OidcClientStatus};
 pub use proxy_class::{ProxyClass, ProxyClassSpec};

@@ -115,7 +115,7 @@ pub struct SecretName {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TailnetStatus {
-    /// `Ready`, `HTTPSAvailable`, `ServicesAvailable`.
+    /// `Ready`, `HTTPSAvailable`, `FunnelAvailable`, `ServicesAvailable`.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,

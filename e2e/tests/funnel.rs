@@ -517,6 +517,11 @@ impl Edge {
         Control.call("PUT", &path, Some(&json!(may))).map(drop)
     }
 
+    /// Where clients on the internet connect to.
+    pub(crate) fn address(&self) -> &str {
+        &self.listen
+    }
+
     pub(crate) fn get(&self, space: &Space<'_>, name: &str, path: &str, headers: &[&str]) -> Result<Answer> {
         self.ask(space, "127.0.0.1", name, path, headers, None)
     }

@@ -274,12 +274,17 @@ fn same(what: &str, ours: &Value, expected: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Gives alice's device the grant towards the device with that name, which learns it a moment later.
+/// Gives alice's device the usual grant towards the device with that name, which learns it a moment later.
 pub(crate) fn grant_alice(space: &Space<'_>, name: &str) -> Result<()> {
+    give_alice(space, name, &grant())
+}
+
+/// Gives alice's device that grant.
+pub(crate) fn give_alice(space: &Space<'_>, name: &str, grant: &Value) -> Result<()> {
     let addresses = |device: &str| Ok::<_, anyhow::Error>(space.device(device)?["addresses"].clone());
     let rules = json!([{
         "SrcIPs": addresses("alice-laptop")?,
-        "CapGrant": [{ "Dsts": addresses(name)?, "CapMap": { "tailscale.com/cap/tsidp": [grant()] } }],
+        "CapGrant": [{ "Dsts": addresses(name)?, "CapMap": { "tailscale.com/cap/tsidp": [grant] } }],
     }]);
     Control
         .call("PUT", &format!("/admin/nodes/{name}/grants"), Some(&rules))

@@ -14,6 +14,7 @@ use postern_e2e::{command, wait};
 use serde_json::Value;
 
 use crate::first_light::Running;
+use crate::funnel::Edge;
 use crate::identity::{admits_alice, grant_alice, speaks_as_it_should};
 use crate::rights::can_i;
 use crate::runner::{Test, seconds};
@@ -25,7 +26,7 @@ pub(crate) const TESTS: &[Test] = &[Test::beside(
 )];
 
 /// Pods of its own are started, and a certificate is issued.
-const READY: Duration = Duration::from_secs(120);
+pub(crate) const READY: Duration = Duration::from_secs(120);
 const DOCUMENT: &str = "postern.dev/role=document";
 
 fn provider(space: &Space<'_>) -> Result<()> {
@@ -33,7 +34,7 @@ fn provider(space: &Space<'_>) -> Result<()> {
     let namespace = &space.namespace;
     space.cluster().apply(&format!(
         "apiVersion: postern.dev/v1alpha1\nkind: IdentityProvider\nmetadata: {{ name: login, namespace: {namespace} }}\n\
-         spec: {{ hostname: {name}, backChannel: {{ enabled: true }}, dynamicRegistration: {{ enabled: true }}, tokenExchange: {{ enabled: true }} }}\n"
+         spec: {{ hostname: {name}, backChannel: {{ enabled: true }}, funnel: {{ enabled: true }}, dynamicRegistration: {{ enabled: true }}, tokenExchange: {{ enabled: true }} }}\n"
     ))?;
     let object = space
         .cluster()
@@ -86,6 +87,7 @@ fn provider(space: &Space<'_>) -> Result<()> {
     rights(space, &group, &name)?;
     let back_channel = back_channel(&object)?;
     inside(space, &party, &name, back_channel, &[])?;
+    outside(space, &party, &name)?;
     client::declared(space, &party, &group, &name, back_channel)?;
     outlived(space, &party, &group, &name)?;
 
@@ -107,14 +109,13 @@ fn provider(space: &Space<'_>) -> Result<()> {
 }
 
 /// The Service of the back channel.
-fn back_channel(object: &Value) -> Result<&str> {
+pub(crate) fn back_channel(object: &Value) -> Result<&str> {
     object["status"]["backChannel"]
         .as_str()
         .context("the status names no back channel")
 }
 
-/// An application of the cluster gets its tokens by the back channel, where nobody can log in. It registers itself,
-/// unless it is told its ID and secret.
+/// An application of the cluster gets its tokens by the back channel.
 fn inside(
     space: &Space<'_>,
     party: &RelyingParty,
@@ -122,6 +123,11 @@ fn inside(
     host: &str,
     told: &[(&str, &str)],
 ) -> Result<()> {
+    elsewhere(space, party, name, &way_inside(space, host)?, told).context("inside of the cluster")
+}
+
+/// Where the Service of a back channel is.
+pub(crate) fn way_inside(space: &Space<'_>, host: &str) -> Result<String> {
     let service = host
         .strip_suffix(&format!(".{NAMESPACE}.svc"))
         .context(host.to_owned())?;
@@ -130,12 +136,30 @@ fn inside(
     let address = service["spec"]["clusterIP"]
         .as_str()
         .context("it has no address")?;
-    let mut script = party.script(&space.env.lab, "inside.mjs", &url(name))?;
+    Ok(format!("{address}:443"))
+}
+
+/// Who isn't on the tailnet gets tokens by that way, and nobody can log in, register or administer there. The client
+/// registers itself, unless it is told its ID and secret.
+fn elsewhere(
+    space: &Space<'_>,
+    party: &RelyingParty,
+    name: &str,
+    way: &str,
+    told: &[(&str, &str)],
+) -> Result<()> {
+    let mut script = party.script(&space.env.lab, "elsewhere.mjs", &url(name))?;
     script.envs(told.iter().copied());
-    let seen = command::output(script.env("BACK_CHANNEL", address))?;
+    let seen = command::output(script.env("WAY", way))?;
     let seen: Value = serde_json::from_str(&seen)?;
+    let issuer = url(name);
     ensure!(
-        seen["issuer"] == url(name) && seen["claims"]["iss"] == url(name),
+        seen["server"]["issuer"] == issuer && seen["claims"]["iss"] == issuer,
+        "{seen}"
+    );
+    ensure!(seen["server"]["registration_endpoint"].is_null(), "{seen}");
+    ensure!(
+        seen["keys"].as_u64() > Some(0) && seen["active"] == true,
         "{seen}"
     );
     for part in ["claims", "userinfo", "refreshed"] {
@@ -146,10 +170,44 @@ fn inside(
         .iter()
         .filter(|status| (400..500).contains(&status.as_i64().unwrap_or_default()));
     ensure!(
-        refusals.count() == 3,
+        refused.len() == 5 && refusals.count() == 5,
         "what is for the tailnet alone was answered {refused:?}"
     );
     Ok(())
+}
+
+/// From the internet, with a Go node as Funnel's edge; until the manifest says otherwise.
+fn outside(space: &Space<'_>, party: &RelyingParty, name: &str) -> Result<()> {
+    let namespace = &space.namespace;
+    let edge = Edge::start(space)?;
+    space
+        .cluster()
+        .wait("identityprovider", namespace, "login", READY, |object| {
+            condition(object, "FunnelReady").is_some_and(|(status, _, _)| status == "True")
+        })?;
+    let tailnet = space.cluster().wait("tailnet", "", "default", READY, |tailnet| {
+        condition(tailnet, "FunnelAvailable").is_some_and(|(status, _, _)| status == "True")
+    });
+    tailnet.context("the Tailnet doesn't say that Funnel is available")?;
+    elsewhere(space, party, name, edge.address(), &[]).context("on the internet")?;
+    let keys = "/.well-known/jwks.json";
+    let answer = edge.get(space, name, keys, &[])?;
+    ensure!(answer.status == 200, "{}", answer.text);
+    space.cluster().run(&[
+        "patch",
+        "identityprovider",
+        "login",
+        "--namespace",
+        namespace,
+        "--type=merge",
+        "--patch",
+        r#"{"spec":{"funnel":{"enabled":false}}}"#,
+    ])?;
+    wait::until("it to be off the internet", FIRST_ANSWER, || {
+        ensure!(edge.get(space, name, keys, &[]).is_err(), "it is there still");
+        Ok(())
+    })?;
+    space.answer(&format!("{}{keys}", url(name))).map(drop)
 }
 
 /// The pod is killed after the browser has the code, and before the application shows it.

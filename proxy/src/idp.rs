@@ -12,24 +12,26 @@ mod issuing;
 mod people;
 mod requests;
 mod serve;
+mod visitor;
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use postern_idp::{Arrival, Config, Issuer, Provider};
+use postern_idp::{Config, Issuer, Provider};
 use postern_node::{
     funnel::FunnelMode,
     node::{self, Node, Status},
 };
+use postern_proxy_config::funnel::{Funnel, ISSUER_LIMITS};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use args::{Idp, go_flags};
 pub use declared::declared;
 pub use issuing::{Issuing, look_after};
 
-use self::{people::People, serve::Host};
-use crate::{drain::Drain, listen::Limits};
+use self::{people::People, serve::Host, visitor::Visitor};
+use crate::{drain::Drain, listen::Limits, metrics::Metrics};
 
 /// Keys that are due are rotated with this delay at most.
 const TEND: Duration = Duration::from_secs(3600);
@@ -95,10 +97,12 @@ async fn serve(args: &Idp, state: &directory::State, node: &Node, drain: &Drain)
     );
     let host = Arc::new(Host {
         provider: provider.await.context("start the identity provider")?,
-        limits: Limits::new(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER),
-        drain: drain.clone(),
+        name: args.hostname.as_str().into(),
+        metrics: Metrics::new(),
+        limiter: Arc::default(),
         show_requests: args.debug_all_requests,
     });
+    let limits = Limits::new(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER);
 
     if args.funnel {
         tracing::warn!(
@@ -108,34 +112,40 @@ async fn serve(args: &Idp, state: &directory::State, node: &Node, drain: &Drain)
             .listen_funnel(args.port, FunnelMode::Both)
             .await
             .context("-funnel")?;
-        let host = host.clone();
-        accept(drain, async move {
+        let funnel = Funnel {
+            limits: ISSUER_LIMITS,
+            ..Funnel::default()
+        };
+        let (host, limits, drain) = (host.clone(), limits.clone(), drain.clone());
+        accept(&drain.clone(), async move {
             while let Some(stream) = listener.accept().await {
                 let connection = stream.get_ref().0;
-                let (peer, local) = (connection.peer_addr().ip(), connection.local_addr().ip());
-                let arrival = match connection.is_funnel() {
-                    true => Arrival::Funnel,
-                    false => Arrival::Tailnet { peer, local },
+                let (peer, local) = (connection.peer_addr(), connection.local_addr());
+                let visitor = match connection.is_funnel() {
+                    true => Visitor::on_funnel(peer, &funnel),
+                    false => Some(Visitor::on_tailnet(peer, local)),
                 };
-                host.connection(stream, arrival, peer);
+                if let Some(visitor) = visitor {
+                    host.connection(stream, visitor, &limits, &drain);
+                }
             }
         });
     } else {
         let mut listener = node.listen_tls(args.port).context("-port")?;
-        let host = host.clone();
-        accept(drain, async move {
+        let (host, limits, drain) = (host.clone(), limits.clone(), drain.clone());
+        accept(&drain.clone(), async move {
             while let Some(stream) = listener.accept().await {
                 let connection = stream.get_ref().0;
-                let (peer, local) = (connection.peer_addr().ip(), connection.local_addr().ip());
-                host.connection(stream, Arrival::Tailnet { peer, local }, peer);
+                let visitor = Visitor::on_tailnet(connection.peer_addr(), connection.local_addr());
+                host.connection(stream, visitor, &limits, &drain);
             }
         });
     }
     if let Some(port) = args.local_port() {
         let listener = tokio::net::TcpListener::bind(("localhost", port)).await;
         let listener = listener.with_context(|| format!("-local-port {port}"))?;
-        let host = host.clone();
-        drain.tasks.spawn(serve::local(host, listener));
+        let serving = serve::local(host.clone(), limits, drain.clone(), listener);
+        drain.tasks.spawn(serving);
         tracing::info!(
             port,
             "Also on loopback, for what clients ask: nobody is known there"

@@ -26,7 +26,7 @@ use crate::{
     certs::Resolver,
     drain::Drain,
     http::{self, Connection, Gate, Site, Tls},
-    idp::{self, Issuing},
+    idp::Issuing,
     limiter::{Permit, Refused, Subject},
     metrics::{Metrics, ResultLabel, StateLabel},
     tailnet::{Accepted, Listener, Node, Stream},
@@ -54,8 +54,7 @@ impl Content {
         match self {
             Self::Https(site) | Self::Http(site) => site.load().funnel.clone(),
             Self::Tcp(forward) | Self::TlsTcp(forward) => forward.load().funnel.clone(),
-            // From a manifest it isn't on the internet yet.
-            Self::IdentityProvider(_) => None,
+            Self::IdentityProvider(issuing) => issuing.load().funnel.clone(),
         }
     }
 }
@@ -93,10 +92,6 @@ impl Port {
     /// Accepts until draining starts or the node closes. Connections end in the drain's tasks.
     pub async fn serve(self, mut listener: Box<dyn Listener>) {
         let port = Arc::new(self);
-        if let Content::IdentityProvider(issuing) = &port.content {
-            let tending = idp::look_after(port.clone(), issuing.clone());
-            port.drain.tasks.spawn(tending);
-        }
         loop {
             let accepted = tokio::select! {
                 biased;

@@ -45,14 +45,17 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// What connections are counted by: the address, of somebody on the internet who has many its network.
+    /// What connections are counted by.
     pub fn source(&self) -> IpAddr {
-        match self.peer.ip().to_canonical() {
-            IpAddr::V6(v6) if self.funnel.is_some() => {
-                Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into()
-            }
-            ip => ip,
-        }
+        source(self.peer.ip(), self.funnel.is_some())
+    }
+}
+
+/// What a client is counted by: the address, of somebody on the internet who has many its network.
+pub fn source(client: IpAddr, on_internet: bool) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(v6) if on_internet => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+        ip => ip,
     }
 }
 

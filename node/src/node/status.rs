@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     control::{Control, ControlStatus},
+    funnel::{self, FunnelError},
     netmap::Netmap,
 };
 
@@ -49,6 +50,8 @@ pub struct Identity {
     pub addrs: Vec<IpAddr>,
     /// Names for which certificates can be had.
     pub cert_domains: Vec<String>,
+    /// Whether the tailnet's policy lets its port 443 be on Funnel.
+    pub funnel: Result<(), FunnelError>,
 }
 
 impl Identity {
@@ -58,6 +61,7 @@ impl Identity {
             name: netmap.self_node.name.clone(),
             addrs: netmap.self_node.ips().collect(),
             cert_domains: netmap.cert_domains.clone(),
+            funnel: funnel::check(netmap, 443).map(drop),
         }
     }
 }

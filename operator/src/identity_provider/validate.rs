@@ -1,18 +1,23 @@
 //! IdentityProvider → [`Claim`]: pure, and every problem names its field.
 
 use kube::ResourceExt;
-use postern_crds::{IdentityProvider, Lifetimes, SigningAlgorithm};
+use postern_crds::{IdentityProvider, IssuerFunnel, Lifetimes, SigningAlgorithm};
 use postern_proxy_config::{
+    funnel::{Funnel, ISSUER_LIMITS},
     group::{self as config, SecretRef, Signing},
     names,
 };
 
 use crate::{
-    model::{Claim, NameSpec, PortProtocol, PortSpec, Problem},
+    model::{Claim, FunnelSpec, NameSpec, PortProtocol, PortSpec, Problem},
     name::{claim_of, parse},
-    tailnet_ingress::validate::{bad_tags, hostname, identity, tls},
+    tailnet_ingress::{
+        funnel::{per_address, sources},
+        validate::{bad_tags, hostname, identity, tls},
+    },
 };
 
+const HTTPS: u16 = 443;
 /// How often keys rotate; it can't be chosen yet.
 const ROTATE_AFTER: &str = "90d";
 /// Longest name of a ProxyGroup.
@@ -64,12 +69,12 @@ pub fn claim(object: &IdentityProvider) -> Claim {
     let name = NameSpec {
         tags: spec.tags.clone(),
         ports: vec![PortSpec {
-            port: 443,
+            port: HTTPS,
             protocol: PortProtocol::IdentityProvider(provider),
         }],
         identity: identity(None),
         tls: tls(&spec.tls),
-        funnel: None,
+        funnel: funnel(&spec.funnel),
     };
     let spec = if problems.is_empty() {
         Ok(name)
@@ -80,6 +85,31 @@ pub fn claim(object: &IdentityProvider) -> Claim {
         own_group: object.spec.proxy_group_name.is_none(),
         ..claim_of(object, group, hostname, spec, Vec::new())
     }
+}
+
+/// What clients ask, for the internet; which paths these are is the provider's matter.
+fn funnel(funnel: &IssuerFunnel) -> Option<Result<FunnelSpec, Vec<Problem>>> {
+    let mut problems = Vec::new();
+    let sources = sources(&funnel.sources, &mut problems);
+    let limits = funnel.limits.as_ref();
+    let bounds = limits.and_then(|limits| limits.per_address.as_ref());
+    let spec = FunnelSpec {
+        config: Funnel {
+            ports: [HTTPS].into(),
+            // Codes, tokens and clients' secrets are asked for there.
+            unauthenticated: sources.is_empty(),
+            sources,
+            limits: bounds.map_or(ISSUER_LIMITS, per_address),
+            ..Funnel::default()
+        },
+        keys: Vec::new(),
+    };
+    let result = if problems.is_empty() {
+        Ok(spec)
+    } else {
+        Err(problems)
+    };
+    funnel.enabled.then_some(result)
 }
 
 /// The ProxyGroup that an object names, or one of its own: signing keys share no process with everybody's
@@ -110,7 +140,6 @@ fn not_yet(object: &IdentityProvider) -> impl Iterator<Item = Problem> {
             "spec.clientIdMetadataDocuments.enabled",
             spec.client_id_metadata_documents.enabled,
         ),
-        ("spec.funnel.enabled", spec.funnel.enabled),
         (
             "spec.signing.rotateAfter",
             spec.signing.rotate_after != ROTATE_AFTER,

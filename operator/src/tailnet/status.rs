@@ -3,9 +3,9 @@
 use kube::{Api, ResourceExt};
 use postern_crds::{
     Tailnet, TailnetStatus,
-    conditions::{HTTPS_AVAILABLE, READY, SERVICES_AVAILABLE, reasons},
+    conditions::{FUNNEL_AVAILABLE, HTTPS_AVAILABLE, READY, SERVICES_AVAILABLE, reasons},
 };
-use postern_proxy_config::report::Phase;
+use postern_proxy_config::report::{FunnelAccess, Phase};
 
 use crate::{
     apply::{self, ApplyError},
@@ -40,7 +40,12 @@ pub async fn tell(
     let tailnet = &inputs.tailnet;
     let services = services(inputs, probe.as_ref());
     let credentials = probe.map(|probe| probe.credentials);
-    let said = [ready(inputs, valid, credentials), https(inputs), services];
+    let said = [
+        ready(inputs, valid, credentials),
+        https(inputs),
+        funnel(inputs),
+        services,
+    ];
     let before = tailnet.status.clone().unwrap_or_default();
     let generation = tailnet.metadata.generation.unwrap_or_default();
     let status = TailnetStatus {
@@ -152,5 +157,92 @@ fn https(inputs: &Inputs) -> Said {
             reasons::UNKNOWN,
             "no node has been on the tailnet yet",
         )
+    }
+}
+
+/// The policy gives Funnel node by node: that one may is what is known about others.
+fn funnel(inputs: &Inputs) -> Said {
+    if !issues_certificates(&inputs.tailnet) {
+        let message = "Headscale has no Funnel";
+        return Said::no(FUNNEL_AVAILABLE, reasons::FUNNEL_UNAVAILABLE, message);
+    }
+    let names = inputs.reports.iter().flat_map(|report| report.names.values());
+    let mut lacking = None;
+    for name in names {
+        match &name.funnel_access {
+            FunnelAccess::Allowed => {
+                let message = "the policy lets nodes be on Funnel";
+                return Said::yes(FUNNEL_AVAILABLE, reasons::READY, message);
+            }
+            FunnelAccess::Refused(why) => lacking = Some(why),
+            FunnelAccess::Unknown => {}
+        }
+    }
+    match lacking {
+        Some(why) => Said::no(FUNNEL_AVAILABLE, reasons::FUNNEL_UNAVAILABLE, why),
+        None => Said::unknown(
+            FUNNEL_AVAILABLE,
+            reasons::UNKNOWN,
+            "no node has been on the tailnet yet",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use postern_proxy_config::report::{NameReport, Report};
+
+    use super::*;
+
+    fn inputs(credentials: &str, access: &[FunnelAccess]) -> Inputs {
+        let yaml = format!("metadata: {{name: default}}\nspec: {{credentials: {credentials}}}");
+        let names = access.iter().enumerate().map(|(i, access)| {
+            let report = NameReport {
+                funnel_access: access.clone(),
+                ..NameReport::default()
+            };
+            (i.to_string(), report)
+        });
+        Inputs {
+            tailnet: Arc::new(serde_saphyr::from_str(&yaml).unwrap()),
+            sources: Vec::new(),
+            has_copy: true,
+            groups: Vec::new(),
+            reports: vec![Report {
+                names: names.collect(),
+                ..Report::default()
+            }],
+        }
+    }
+
+    #[test]
+    fn funnel_is_available_when_a_node_may_use_it() {
+        use FunnelAccess::{Allowed, Refused, Unknown};
+        let oauth = "{oauthClient: {secretRef: {name: a}}}";
+        let refused = || Refused("give it the node attribute".into());
+        for (credentials, access, reason, named) in [
+            (oauth, vec![], reasons::UNKNOWN, "yet"),
+            (oauth, vec![Unknown], reasons::UNKNOWN, "yet"),
+            (
+                oauth,
+                vec![Unknown, refused()],
+                reasons::FUNNEL_UNAVAILABLE,
+                "attribute",
+            ),
+            (oauth, vec![refused(), Allowed], reasons::READY, "policy"),
+            (
+                "{authKey: {secretRef: {name: a}}, headscaleAPIKey: {secretRef: {name: b}}}",
+                vec![Allowed],
+                reasons::FUNNEL_UNAVAILABLE,
+                "Headscale",
+            ),
+        ] {
+            let said = funnel(&inputs(credentials, &access));
+            assert_eq!(said.reason, reason, "{access:?}");
+            assert!(said.message.contains(named), "{}", said.message);
+            assert_eq!(said.holds(), reason == reasons::READY);
+        }
     }
 }

@@ -46,7 +46,6 @@ pub fn funnel(funnel: &Funnel, short_form: bool, routes: &mut [Route]) -> Result
         route.funnel = public;
     }
     let limits = funnel.limits.clone().unwrap_or_default();
-    let of_address = limits.per_address.unwrap_or_default();
     Ok(FunnelSpec {
         config: config::Funnel {
             ports: funnel.ports.iter().copied().collect(),
@@ -56,8 +55,7 @@ pub fn funnel(funnel: &Funnel, short_form: bool, routes: &mut [Route]) -> Result
             unauthenticated: funnel.unauthenticated,
             limits: FunnelLimits {
                 per_key: limits.per_key.as_ref().and_then(quota),
-                per_address: quota(&requests(&of_address)),
-                connections_per_address: of_address.connections.and_then(NonZeroU32::new),
+                ..per_address(&limits.per_address.unwrap_or_default())
             },
         },
         keys,
@@ -73,10 +71,16 @@ pub fn quota(quota: &Quota) -> Option<config::Quota> {
     (quota != config::Quota::default()).then_some(quota)
 }
 
-fn requests(quota: &AddressQuota) -> Quota {
-    Quota {
-        requests_per_minute: quota.requests_per_minute,
-        concurrent: quota.concurrent,
+/// Bounds on each address alone.
+pub fn per_address(bounds: &AddressQuota) -> FunnelLimits {
+    let requests = Quota {
+        requests_per_minute: bounds.requests_per_minute,
+        concurrent: bounds.concurrent,
+    };
+    FunnelLimits {
+        per_key: None,
+        per_address: quota(&requests),
+        connections_per_address: bounds.connections.and_then(NonZeroU32::new),
     }
 }
 
@@ -128,13 +132,14 @@ fn keys(auth: Option<&FunnelAuth>, problems: &mut Vec<Problem>) -> Vec<KeysRef> 
     keys
 }
 
-fn sources(sources: &[String], problems: &mut Vec<Problem>) -> Vec<IpNet> {
+/// Networks that clients have to be in.
+pub fn sources(sources: &[String], problems: &mut Vec<Problem>) -> Vec<IpNet> {
     let mut networks = Vec::new();
     for (i, text) in sources.iter().enumerate() {
         let field = format!(".sources[{i}]");
         match text.parse::<IpNet>() {
             Ok(net) if net.prefix_len() == 0 => {
-                let message = "is everybody: leave it out, and say unauthenticated: true if that is meant";
+                let message = "is everybody: leave sources out if that is meant";
                 problems.push(invalid(field, message));
             }
             Ok(net) => networks.push(net),

@@ -13,7 +13,8 @@ use crate::group::SecretRef;
 /// Funnel's edge accepts connections on these ports alone.
 pub const PORTS: [u16; 3] = [443, 8443, 10_000];
 
-/// How the internet reaches a name. Of HTTP it has the routes that say so ([`crate::group::Route::funnel`]).
+/// How the internet reaches a name. Of HTTP it has the routes that say so ([`crate::group::Route::funnel`]), of an
+/// identity provider what clients ask.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Funnel {
@@ -35,6 +36,16 @@ pub struct Funnel {
     #[serde(default, skip_serializing_if = "FunnelLimits::is_none")]
     pub limits: FunnelLimits,
 }
+
+/// Bounds on clients of an identity provider, where no others are said: what they ask costs signatures.
+pub const ISSUER_LIMITS: FunnelLimits = FunnelLimits {
+    per_key: None,
+    per_address: Some(Quota {
+        requests_per_minute: NonZeroU32::new(600),
+        concurrent: NonZeroU32::new(32),
+    }),
+    connections_per_address: NonZeroU32::new(32),
+};
 
 /// Bounds on clients from the internet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -66,12 +66,34 @@ pub struct NameReport {
     /// Control offers certificates for the name.
     #[serde(default)]
     pub https_available: bool,
+    /// Whether it could be on Funnel.
+    #[serde(default, skip_serializing_if = "FunnelAccess::is_unknown")]
+    pub funnel_access: FunnelAccess,
     /// Ports that are open to the internet.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub funnel: BTreeSet<u16>,
     /// The declared clients that the identity provider knows, by ID, each with its [`crate::clients::revision`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub clients: BTreeMap<String, String>,
+}
+
+/// Whether the tailnet's policy lets a name be on Funnel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FunnelAccess {
+    /// The node hasn't been on the tailnet, or its proxy is too old to say.
+    #[default]
+    Unknown,
+    /// It does.
+    Allowed,
+    /// What it lacks, for people.
+    Refused(String),
+}
+
+impl FunnelAccess {
+    fn is_unknown(&self) -> bool {
+        *self == Self::Unknown
+    }
 }
 
 /// One service on one replica.

@@ -5,14 +5,15 @@ use std::{fmt, net::Ipv6Addr, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use postern_idp::{Arrival, Config, Issuer, Lifetimes, Provider, Registration, Store};
-use postern_proxy_config::{group::IdentityProvider, names::BACK_CHANNEL_PORT};
+use postern_idp::{Config, Issuer, Lifetimes, Provider, Registration, Store};
+use postern_proxy_config::{funnel::Funnel, group::IdentityProvider, names::BACK_CHANNEL_PORT};
 use tokio::{net::TcpListener, sync::OnceCell};
 
 use super::{
     People, TEND,
     declared::algorithm,
     serve::{Host, PAUSE},
+    visitor::Visitor,
 };
 use crate::{
     listen::Port,
@@ -21,11 +22,14 @@ use crate::{
 };
 
 /// See the module. It starts with the port; a connection that comes before that waits for it.
+#[derive(Clone)]
 pub struct Issuing {
     config: IdentityProvider,
+    /// How the internet gets in.
+    pub(crate) funnel: Option<Arc<Funnel>>,
     host: String,
     store: Option<Arc<dyn Store>>,
-    started: OnceCell<Arc<Host>>,
+    started: Arc<OnceCell<Arc<Host>>>,
 }
 
 /// The documents can't be read: the API server may be away.
@@ -33,39 +37,54 @@ const RETRY: Duration = Duration::from_secs(5);
 
 impl Issuing {
     /// For the name that the node has.
-    pub fn new(config: &IdentityProvider, fqdn: &str, secrets: &dyn Secrets) -> Self {
+    pub fn new(
+        config: &IdentityProvider,
+        funnel: Option<Arc<Funnel>>,
+        fqdn: &str,
+        secrets: &dyn Secrets,
+    ) -> Self {
         Self {
             config: IdentityProvider {
                 // A change of them starts nothing anew: [`crate::http::Gate`] has them.
                 clients: None,
                 ..config.clone()
             },
+            funnel,
             host: fqdn.to_owned(),
             store: secrets.documents(config),
-            started: OnceCell::new(),
+            started: Arc::default(),
         }
     }
 
-    /// Whether another one would serve the same.
-    pub fn is_same(&self, other: &Self) -> bool {
-        (&self.config, &self.host) == (&other.config, &other.host)
+    /// This one in the place of another, which may have started what would be the same.
+    pub fn after(&self, before: &Self) -> Self {
+        let is_same = (&self.config, &self.host) == (&before.config, &before.host);
+        let started = if is_same { &before.started } else { &self.started };
+        Self {
+            started: started.clone(),
+            ..self.clone()
+        }
     }
 
     /// Serves a connection, inside of its TLS.
     pub async fn serve(&self, port: &Port, accepted: Accepted) {
-        let arrival = match accepted.funnel {
-            Some(_) => Arrival::Funnel,
-            None => Arrival::Tailnet {
-                peer: accepted.peer.ip().to_canonical(),
-                local: accepted.local.ip().to_canonical(),
-            },
+        let Accepted {
+            stream, peer, local, ..
+        } = accepted;
+        let visitor = match (accepted.funnel, &self.funnel) {
+            (None, _) => Some(Visitor::on_tailnet(peer, local)),
+            (Some(_), Some(funnel)) => Visitor::on_funnel(peer, funnel),
+            (Some(_), None) => None,
         };
-        self.answer(port, accepted.stream, arrival).await;
+        match visitor {
+            Some(visitor) => self.answer(port, stream, visitor).await,
+            None => tracing::debug!(name = &*port.name, client.addr = %peer.ip(), "Connection not allowed"),
+        }
     }
 
-    async fn answer(&self, port: &Port, stream: Stream, arrival: Arrival) {
+    async fn answer(&self, port: &Port, stream: Stream, visitor: Visitor) {
         match self.host(port).await {
-            Ok(host) => host.http(stream, arrival).await,
+            Ok(host) => host.http(stream, visitor, &port.drain).await,
             Err(error) => tracing::warn!(name = &*port.name, "A login has to wait: {error:#}"),
         }
     }
@@ -88,8 +107,9 @@ impl Issuing {
             tracing::info!(name = &*port.name, issuer = %provider.config().issuer, "The identity provider is there");
             anyhow::Ok(Arc::new(Host {
                 provider,
-                limits: port.limits.clone(),
-                drain: port.drain.clone(),
+                name: port.name.clone(),
+                metrics: port.metrics.clone(),
+                limiter: port.gate.limiter.clone(),
                 show_requests: false,
             }))
         });
@@ -158,7 +178,9 @@ async fn back_channel(port: &Arc<Port>, issuing: &Arc<ArcSwap<Issuing>>) {
             let abort = port.drain.abort.clone();
             let serving = async {
                 if let Some((accepted, _, _)) = port.handshake(&port.tls.bytes, accepted).await {
-                    issuing.answer(&port, accepted.stream, Arrival::BackChannel).await;
+                    issuing
+                        .answer(&port, accepted.stream, Visitor::inside(peer))
+                        .await;
                 }
             };
             abort.run_until_cancelled(serving).await;

@@ -1,9 +1,13 @@
 //! HTTP/1.1 in front of the provider: bodies are read whole, and each connection knows where it came in.
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header, uri::Authority};
+use http::{Request, Response, header, request, uri::Authority};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -11,18 +15,29 @@ use jiff::Timestamp;
 use postern_idp::{Arrival, LARGEST_BODY, Provider};
 use tokio::net::TcpListener;
 
-use super::requests;
+use super::{requests, visitor::Visitor};
 use crate::{
     drain::Drain,
+    http::{
+        Failure, ResponseBody,
+        access_log::{Opening, Record},
+        gate::Entered,
+        guard::Rejection,
+    },
+    limiter::{Limiter, Subject},
     listen::{Limits, http1},
+    metrics::Metrics,
     tailnet::Io,
 };
 
 /// The provider with what serving it needs.
 pub(super) struct Host {
     pub(super) provider: Provider,
-    pub(super) limits: Arc<Limits>,
-    pub(super) drain: Drain,
+    /// The name's key, for logs and metrics.
+    pub(super) name: Arc<str>,
+    pub(super) metrics: Metrics,
+    /// Requests from the internet.
+    pub(super) limiter: Arc<Limiter>,
     /// `-debug-all-requests`.
     pub(super) show_requests: bool,
 }
@@ -32,15 +47,15 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts on loopback until draining starts. Whoever comes this way is nobody.
-pub(super) async fn local(host: Arc<Host>, listener: TcpListener) {
+pub(super) async fn local(host: Arc<Host>, limits: Arc<Limits>, drain: Drain, listener: TcpListener) {
     loop {
         let accepted = tokio::select! {
             biased;
-            () = host.drain.start.cancelled() => return,
+            () = drain.start.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => host.connection(stream, Arrival::BackChannel, peer.ip()),
+            Ok((stream, peer)) => host.connection(stream, Visitor::inside(peer), &limits, &drain),
             Err(error) => {
                 tracing::warn!(%error, "No connection on loopback");
                 tokio::time::sleep(PAUSE).await;
@@ -51,32 +66,36 @@ pub(super) async fn local(host: Arc<Host>, listener: TcpListener) {
 
 impl Host {
     /// Serves a connection in a task of its own; too many from one address are dropped.
-    pub(super) fn connection(self: &Arc<Self>, stream: impl Io + 'static, arrival: Arrival, from: IpAddr) {
-        let Some(permit) = self.limits.admit(from) else {
+    pub(super) fn connection(
+        self: &Arc<Self>,
+        stream: impl Io + 'static,
+        visitor: Visitor,
+        limits: &Arc<Limits>,
+        drain: &Drain,
+    ) {
+        let Some(permit) = limits.admit(visitor.source) else {
             return;
         };
-        let host = self.clone();
-        self.drain.tasks.spawn(async move {
-            let abort = host.drain.abort.clone();
-            tokio::select! {
-                biased;
-                () = abort.cancelled() => {}
-                () = host.http(stream, arrival) => {}
-            }
+        let (host, drain) = (self.clone(), drain.clone());
+        drain.tasks.clone().spawn(async move {
+            let abort = drain.abort.clone();
+            abort
+                .run_until_cancelled(host.http(stream, visitor, &drain))
+                .await;
             drop(permit);
         });
     }
 
     /// Serves a connection until it ends, or draining has ended it.
-    pub(super) async fn http(self: &Arc<Self>, stream: impl Io, arrival: Arrival) {
+    pub(super) async fn http(self: &Arc<Self>, stream: impl Io, visitor: Visitor, drain: &Drain) {
         let service = service_fn(|request| {
             let host = self.clone();
-            async move { Ok::<_, Infallible>(host.answer(arrival, request).await) }
+            async move { Ok::<_, Infallible>(host.answer(visitor, request).await) }
         });
         let mut serving = std::pin::pin!(http1::builder().serve_connection(TokioIo::new(stream), service));
         let result = tokio::select! {
             biased;
-            () = self.drain.start.cancelled() => {
+            () = drain.start.cancelled() => {
                 serving.as_mut().graceful_shutdown();
                 serving.await
             }
@@ -87,42 +106,72 @@ impl Host {
         }
     }
 
-    async fn answer(&self, arrival: Arrival, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        if !is_for(&request, arrival, self.provider.config().issuer.authority()) {
-            // A page of another name must not get here by pointing its name at us (DNS rebinding).
-            return plain(StatusCode::MISDIRECTED_REQUEST, "this host is not served here\n");
-        }
+    async fn answer(&self, visitor: Visitor, request: Request<Incoming>) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
-        let body = Limited::new(body, LARGEST_BODY).collect();
-        let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(_)) => {
-                return plain(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "the body is too large or broke off\n",
-                );
-            }
-            Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time\n"),
+        let request_id = uuid::Uuid::now_v7().to_string();
+        let opening = Opening {
+            name: self.name.clone(),
+            peer: visitor.peer,
+            funnel: visitor.arrival == Arrival::Funnel,
+            sni: None,
+            request_id: &request_id,
+            head: &head,
         };
+        let mut record = Record::open(&self.metrics, opening);
+        let (answer, error) = match self.provided(visitor, head, body, &mut record).await {
+            Ok(answer) => (answer.map(Full::new), None),
+            Err(failure) => (failure.response(&request_id, false, true), Some(failure.label())),
+        };
+        record.answered(answer.status(), error);
+        answer.map(|body| ResponseBody::own(body, Some(record)))
+    }
+
+    async fn provided(
+        &self,
+        visitor: Visitor,
+        head: request::Parts,
+        body: Incoming,
+        record: &mut Record,
+    ) -> Result<Response<Bytes>, Failure> {
+        let authority = self.provider.config().issuer.authority();
+        if !is_for(&head, visitor.arrival, authority) {
+            // A page of another name must not get here by pointing its name at us (DNS rebinding).
+            return Err(Rejection::Misdirected.into());
+        }
+        record.admitted(authority, head.uri.path());
+        if let Some(quota) = visitor.quota {
+            let address = Subject::Address(visitor.source);
+            let permit = self.limiter.admit(address, quota, Instant::now())?;
+            record.entered(Entered {
+                permits: vec![permit],
+                key: None,
+            });
+        }
+        let body = Limited::new(body, LARGEST_BODY).collect();
+        let body = tokio::time::timeout(BODY_TIMEOUT, body).await;
+        let body = body.map_err(|_| Failure::BodyTimeout)?;
+        let body = body.map_err(|_| Failure::BodyTooLarge)?.to_bytes();
         if self.show_requests {
-            tracing::info!(?arrival, request = requests::shown(&head, &body), "Request");
+            tracing::info!(arrival = ?visitor.arrival, request = requests::shown(&head, &body), "Request");
         }
         let request = Request::from_parts(head, body);
-        let answer = self.provider.handle(arrival, request, Timestamp::now()).await;
-        answer.map(Full::new)
+        Ok(self
+            .provider
+            .handle(visitor.arrival, request, Timestamp::now())
+            .await)
     }
 }
 
 /// Whether the request names us. On the back channel any name of loopback does too.
-fn is_for<B>(request: &Request<B>, arrival: Arrival, authority: &str) -> bool {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
+fn is_for(head: &request::Parts, arrival: Arrival, authority: &str) -> bool {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return false;
     };
     let Some(host) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else {
         return false;
     };
-    let in_uri = request.uri().authority();
+    let in_uri = head.uri.authority();
     if in_uri.is_some_and(|uri| uri != &host) {
         return false;
     }
@@ -130,14 +179,6 @@ fn is_for<B>(request: &Request<B>, arrival: Arrival, authority: &str) -> bool {
     let named = host.as_str().strip_suffix(":443").unwrap_or(host.as_str());
     let is_loopback = matches!(host.host(), "localhost" | "127.0.0.1" | "[::1]");
     named.eq_ignore_ascii_case(authority) || (arrival == Arrival::BackChannel && is_loopback)
-}
-
-fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-    *answer.status_mut() = status;
-    let text = http::HeaderValue::from_static("text/plain; charset=utf-8");
-    answer.headers_mut().insert(header::CONTENT_TYPE, text);
-    answer
 }
 
 #[cfg(test)]
@@ -154,7 +195,8 @@ mod tests {
             let request = hosts
                 .iter()
                 .fold(Request::get(uri), |r, host| r.header(header::HOST, *host));
-            is_for(&request.body(()).unwrap(), arrival, "idp.example.ts.net")
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            is_for(&head, arrival, "idp.example.ts.net")
         };
         assert!(is_for(tailnet, "/", &["idp.example.ts.net"]));
         assert!(is_for(tailnet, "/", &["IDP.example.ts.net:443"]));

@@ -72,6 +72,7 @@ impl Node for Fixed {
             name: "app.example.ts.net".into(),
             addrs: vec![[100, 64, 0, 1].into()],
             cert_domains: vec![],
+            funnel: Ok(()),
         };
         watch::channel(Status::Running(identity)).1
     }

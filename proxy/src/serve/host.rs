@@ -127,6 +127,7 @@ impl HostTask {
                 report.assigned_name = Some(identity.name.clone());
                 report.addresses.clone_from(&identity.addrs);
                 report.https_available = !identity.cert_domains.is_empty();
+                report.funnel_access = standing::funnel_access(identity);
             }
         });
     }

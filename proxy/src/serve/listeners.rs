@@ -15,7 +15,7 @@ use crate::{
     certs::Resolver,
     drain::Drain,
     http::Gate,
-    idp::Issuing,
+    idp::{self, Issuing},
     listen::{Content, Port, ServerConfigs},
     tailnet::Node,
 };
@@ -112,6 +112,10 @@ impl Listeners {
             } else if names.are_ready_for(planned) {
                 let drain = self.drain.child();
                 own(&self.drain, &drain);
+                if let Content::IdentityProvider(issuing) = &content {
+                    let whole = Arc::new(self.serving(content.clone(), drain.clone()));
+                    drain.tasks.spawn(idp::look_after(whole, issuing.clone()));
+                }
                 let open = Open {
                     content,
                     drain,
@@ -274,7 +278,7 @@ fn content(planned: &Planned, plan: &Plan, names: &Names<'_>, context: &Context)
         Planned::Tcp(forward) => Content::Tcp(Arc::new(ArcSwap::new(forward.clone()))),
         Planned::TlsTcp(forward) => Content::TlsTcp(Arc::new(ArcSwap::new(forward.clone()))),
         Planned::IdentityProvider(provider) => {
-            let issuing = Issuing::new(provider, names.fqdn, &*context.secrets);
+            let issuing = Issuing::new(provider, plan.funnel.clone(), names.fqdn, &*context.secrets);
             Content::IdentityProvider(Arc::new(ArcSwap::from_pointee(issuing)))
         }
     }
@@ -289,11 +293,8 @@ fn swap(open: &Content, new: Content) {
             old.store(new.load_full());
         }
         (Content::IdentityProvider(old), Content::IdentityProvider(new)) => {
-            let new = new.load_full();
-            // It has been started; another one would only read the same again.
-            if !old.load().is_same(&new) {
-                old.store(new);
-            }
+            let new = new.load().after(&old.load());
+            old.store(Arc::new(new));
         }
         // Ports of another kind were closed before.
         _ => {}

@@ -339,6 +339,7 @@ impl Settled {
             report.node_id = Some(identity.stable_id.clone());
             report.assigned_name = Some(identity.name.clone());
             report.addresses.clone_from(&identity.addrs);
+            report.funnel_access = standing::funnel_access(identity);
         }
         report.certificate_expires = self.certificate_expires;
         report.certificate_error.clone_from(&self.certificate_error);

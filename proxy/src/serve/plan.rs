@@ -71,6 +71,9 @@ pub enum PlanError {
     /// No key can be asked for.
     #[error("funnel.keys: port {0} forwards bytes, which show no key; bound its sources instead")]
     NoKeys(u16),
+    /// Its clients show their own secrets.
+    #[error("funnel.keys: port {0} is an identity provider's, which asks for the secrets of its clients")]
+    IssuerKeys(u16),
     /// Bytes can't go there.
     #[error("listeners[{0}].backend: bytes can only go to a service, an address or a unix socket")]
     Backend(usize),
@@ -158,14 +161,16 @@ fn check(funnel: &Funnel, listeners: &BTreeMap<u16, Planned>) -> Result<(), Plan
     }
     for port in &funnel.ports {
         match listeners.get(port) {
-            None | Some(Planned::Http(_) | Planned::IdentityProvider(_)) => {
-                return Err(PlanError::Funnel(*port));
-            }
+            None | Some(Planned::Http(_)) => return Err(PlanError::Funnel(*port)),
             // The backend of plain TCP may speak TLS itself.
             Some(Planned::Tcp(_) | Planned::TlsTcp(_)) if funnel.keys.is_some() => {
                 return Err(PlanError::NoKeys(*port));
             }
-            Some(Planned::Https(_) | Planned::Tcp(_) | Planned::TlsTcp(_)) => {}
+            Some(Planned::IdentityProvider(_)) if funnel.keys.is_some() => {
+                return Err(PlanError::IssuerKeys(*port));
+            }
+            Some(Planned::Https(_) | Planned::Tcp(_) | Planned::TlsTcp(_) | Planned::IdentityProvider(_)) => {
+            }
         }
     }
     Ok(())

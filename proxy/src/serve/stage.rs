@@ -90,6 +90,7 @@ mod tests {
             name: "host.example.ts.net".into(),
             addrs: vec![],
             cert_domains: vec![],
+            funnel: Ok(()),
         });
         let mut told = Told::default();
         let mut stage = |hosted: Option<&ServiceStatus>, issued, in_place, leaving| {

@@ -1,7 +1,7 @@
 //! What a name's report says, from what its node and its certificates say. Pure.
 
 use postern_node::node::{Identity, Status};
-use postern_proxy_config::report::Phase;
+use postern_proxy_config::report::{FunnelAccess, Phase};
 
 /// The certificate that the node gets for the name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,14 @@ pub(super) fn node(status: &Status) -> (Phase, String) {
     }
 }
 
+/// Whether the node could be on Funnel.
+pub(super) fn funnel_access(identity: &Identity) -> FunnelAccess {
+    match &identity.funnel {
+        Ok(()) => FunnelAccess::Allowed,
+        Err(lacking) => FunnelAccess::Refused(lacking.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +94,7 @@ mod tests {
                 name: name.into(),
                 addrs: vec![],
                 cert_domains: vec![],
+                funnel: Ok(()),
             })
         };
         let of = |status: &Status, issued| phase("grafana", status, &issued, "").0;

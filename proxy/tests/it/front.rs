@@ -17,6 +17,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
+use postern_idp::store::MemoryStore as MemoryDocuments;
 use postern_node::{
     credential::Credential,
     funnel::FunnelError,
@@ -36,7 +37,7 @@ use postern_proxy::{
 };
 use postern_proxy_config::{
     FORMAT,
-    group::{Name, NodeConfig, SecretRef, Service, Shard},
+    group::{IdentityProvider, Name, NodeConfig, SecretRef, Service, Shard},
     keys::Keys,
     report::{NameReport, Phase, Report, ServiceReport, Stage},
 };
@@ -321,6 +322,8 @@ pub struct Nodes {
     pub generation: Arc<AtomicU64>,
     pub secrets: Mutex<BTreeMap<String, PemPair>>,
     pub keys: Mutex<BTreeMap<String, Keys>>,
+    /// Of identity providers.
+    pub documents: Arc<MemoryDocuments>,
     pub status: watch::Sender<Status>,
     pub started: AtomicU64,
     pub certificates: Arc<AtomicU64>,
@@ -349,11 +352,13 @@ impl Nodes {
             generation: Arc::default(),
             secrets: Mutex::default(),
             keys: Mutex::default(),
+            documents: Arc::default(),
             status: watch::Sender::new(Status::Running(Identity {
                 stable_id: "nTEST".into(),
                 name: name.into(),
                 addrs: vec![[127, 0, 0, 1].into()],
                 cert_domains: vec![name.into()],
+                funnel: Ok(()),
             })),
             started: AtomicU64::new(0),
             certificates: Arc::default(),
@@ -475,6 +480,10 @@ impl Secrets for Nodes {
     fn keys<'a>(&'a self, secret: &'a SecretRef) -> BoxFuture<'a, Result<Keys, SecretError>> {
         let keys = self.keys.lock().get(&secret.name).cloned();
         Box::pin(async { keys.ok_or_else(|| missing(secret)) })
+    }
+
+    fn documents(&self, _provider: &IdentityProvider) -> Option<Arc<dyn postern_idp::Store>> {
+        Some(self.documents.clone())
     }
 }
 

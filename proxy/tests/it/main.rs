@@ -12,6 +12,7 @@ mod front;
 mod funnel;
 mod headers;
 mod idle;
+mod issuing;
 mod locks;
 mod outbound;
 mod serve_json;

@@ -25,6 +25,7 @@ fn host() -> Front {
         name: "g-0-host.example.ts.net".into(),
         addrs: vec![[127, 0, 0, 1].into()],
         cert_domains: vec!["g-0-host.example.ts.net".into(), WEB.into()],
+        funnel: Ok(()),
     }));
     Front::with_nodes(nodes)
 }
@@ -201,6 +202,7 @@ fn sidecar() -> Front {
         name: FQDN.into(),
         addrs: vec![[127, 0, 0, 1].into()],
         cert_domains: vec![FQDN.into(), WEB.into()],
+        funnel: Ok(()),
     }));
     Front::with_nodes(nodes)
 }

@@ -72,7 +72,6 @@ fn what_cannot_be_served_is_named() {
             "{clientIdMetadataDocuments: {enabled: true}}",
             "spec.clientIdMetadataDocuments.enabled",
         ),
-        ("{funnel: {enabled: true}}", "spec.funnel.enabled"),
         ("{signing: {rotateAfter: 1d}}", "spec.signing.rotateAfter"),
         ("{lifetimes: {tokens: 0s}}", "spec.lifetimes.tokens"),
         ("{lifetimes: {refresh: 99999d}}", "spec.lifetimes.refresh"),
@@ -86,5 +85,30 @@ fn what_cannot_be_served_is_named() {
         let problems = claim(&provider(spec)).spec.unwrap_err();
         let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
         assert_eq!(fields, [field]);
+    }
+}
+
+#[test]
+fn the_internet_has_what_clients_ask_where_that_is_said() {
+    let funnel = |spec: &str| claim(&provider(spec)).spec.unwrap().funnel;
+    assert_eq!(funnel("{}"), None);
+    assert_eq!(funnel("{funnel: {sources: [192.0.2.0/24]}}"), None);
+    let open = funnel("{funnel: {enabled: true}}").unwrap().unwrap();
+    assert!(open.config.unauthenticated && !open.config.only && open.keys.is_empty());
+    assert_eq!(open.config.ports, [443].into());
+    assert_eq!(open.config.limits, ISSUER_LIMITS);
+    let bound =
+        "{funnel: {enabled: true, sources: [192.0.2.0/24], limits: {perAddress: {requestsPerMinute: 5}}}}";
+    let bound = funnel(bound).unwrap().unwrap().config;
+    assert!(!bound.unauthenticated && bound.is_locked());
+    let quota = bound.limits.per_address.unwrap();
+    assert_eq!(quota.requests_per_minute.map(u32::from), Some(5));
+    assert_eq!(bound.limits.connections_per_address, None);
+    // The tailnet has its logins all the same.
+    for everybody in ["0.0.0.0/0", "nonsense"] {
+        let problems = funnel(&format!(
+            "{{funnel: {{enabled: true, sources: [\"{everybody}\"]}}}}"
+        ));
+        assert_eq!(problems.unwrap().unwrap_err()[0].field, "spec.funnel.sources[0]");
     }
 }
