@@ -173,25 +173,42 @@ fn image(lab: &Lab, name: &str, program: &Path) -> Result<Image> {
     let repository = format!("localhost/{name}");
     if !tar.exists() {
         drop_older(lab, name)?;
-        write_image(lab, &tar, &format!("{repository}:{tag}"), program, name)?;
+        let entry = format!("/{name}");
+        let files = [(program.to_owned(), entry.clone())];
+        write_image(lab, &tar, &format!("{repository}:{tag}"), &entry, &files)?;
     }
     Ok(Image { repository, tag, tar })
 }
 
 /// Puts into the cluster, under the name of an image that it can't pull, this program at `/ENTRY`.
 pub fn stand_in(lab: &Lab, reference: &str, program: &Path, entry: &str) -> Result<()> {
-    let tar = lab.images().join(format!("stand-in-{entry}.tar"));
-    write_image(lab, &tar, reference, program, entry)?;
+    let entry = format!("/{entry}");
+    stand_in_of(lab, reference, &entry, &[(program.to_owned(), entry.clone())])
+}
+
+/// The same with files and folders, each with its place, of which one is the program.
+pub fn stand_in_of(lab: &Lab, reference: &str, entry: &str, files: &[(PathBuf, String)]) -> Result<()> {
+    let tar = lab
+        .images()
+        .join(format!("stand-in{}.tar", entry.replace('/', "-")));
+    write_image(lab, &tar, reference, entry, files)?;
     let loaded = command::output(cluster::script(lab).arg("load").arg(&tar));
     fs::remove_file(tar)?;
     loaded.map(drop)
 }
 
-fn write_image(lab: &Lab, tar: &Path, reference: &str, program: &Path, entry: &str) -> Result<()> {
+fn write_image(
+    lab: &Lab,
+    tar: &Path,
+    reference: &str,
+    entry: &str,
+    files: &[(PathBuf, String)],
+) -> Result<()> {
     let mut script = cluster::script(lab);
-    script.arg("image").arg(tar).arg(reference);
-    script.args([USER, &format!("/{entry}")]);
-    command::output(script.arg(format!("{}=/{entry}", program.display()))).map(drop)
+    script.arg("image").arg(tar).arg(reference).args([USER, entry]);
+    let places = files.iter();
+    script.args(places.map(|(file, place)| format!("{}={place}", file.display())));
+    command::output(&mut script).map(drop)
 }
 
 /// Images of earlier builds; a running lab has its own copy.

@@ -1,4 +1,4 @@
-//! Relying parties that nobody here wrote: npm's `openid-client`, and Chromium. Only tests need them.
+//! What nobody here wrote and only tests need: npm's `openid-client`, the SDK of MCP, and Chromium.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::command;
 use crate::lab::Lab;
 use crate::machine;
+use crate::product;
 use crate::step::Steps;
 use crate::tailnet::{self, CLIENTS};
 
@@ -66,6 +67,22 @@ impl RelyingParty {
                 .join("bin")
                 .join(format!("relying-party-{}", &hash[..16])),
         })
+    }
+
+    /// Puts an image into the cluster that runs this script with the packages.
+    pub fn stand_in(&self, lab: &Lab, reference: &str, script: &Path) -> Result<()> {
+        let node = command::output(Command::new("node").args(["--print", "process.execPath"]))?;
+        let node = PathBuf::from(node.trim());
+        let libraries = command::output(Command::new("ldd").arg(&node))?;
+        let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+        let mut files: Vec<_> = libraries
+            .map(|path| (PathBuf::from(path), path.to_owned()))
+            .collect();
+        let entry = "/app/server.mjs";
+        files.push((node, "/usr/local/bin/node".into()));
+        files.push((script.to_owned(), entry.into()));
+        files.push((self.folder.join("node_modules"), "/app/node_modules".into()));
+        product::stand_in_of(lab, reference, entry, &files)
     }
 
     /// A script's run against an issuer, over the lab's Go clients.

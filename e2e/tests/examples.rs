@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use postern_e2e::client::Fetch;
 use postern_e2e::lab::DOMAIN;
 use postern_e2e::product::{self, NAMESPACE};
+use postern_e2e::relying_party::RelyingParty;
 use postern_e2e::{app, command, tailnet, wait};
 
 use crate::first_light::{streamed, tempdir};
@@ -47,6 +48,8 @@ const STAND_INS: &[(&str, &str)] = &[
     ("ghcr.io/livebook-dev/livebook", "livebook"),
 ];
 const PROXY: &str = "ghcr.io/postern-dev/postern-proxy";
+/// Built by the reader, of a script beside the manifests.
+const SCRIPT: (&str, &str) = ("registry.example.com/notes-mcp", "mcp-server/server/server.mjs");
 
 /// A folder of `examples/` and the namespaces that it has in the cluster while the test lasts.
 pub(crate) struct Example<'a> {
@@ -128,6 +131,9 @@ fn load_images(space: &Space<'_>, manifest: &str) -> Result<()> {
         if repository == PROXY {
             let program = product::program(lab, "postern-proxy");
             product::stand_in(lab, &reference, &program, "postern-proxy")?;
+        } else if repository == SCRIPT.0 {
+            let script = lab.tree.join("examples").join(SCRIPT.1);
+            RelyingParty::of(lab)?.stand_in(lab, &reference, &script)?;
         } else {
             let Some((_, entry)) = STAND_INS.iter().find(|(name, _)| *name == repository) else {
                 bail!("there is no stand-in for {repository}");

@@ -14,6 +14,7 @@ mod funnel;
 mod headscale;
 mod identity;
 mod image;
+mod mcp;
 mod provider;
 mod removal;
 mod resilience;
@@ -44,6 +45,7 @@ fn tests() -> Vec<Test> {
         sidecar::TESTS,
         identity::TESTS,
         provider::TESTS,
+        mcp::TESTS,
         image::TESTS,
         headscale::TESTS,
         strict_control::TESTS,

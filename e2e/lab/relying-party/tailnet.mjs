@@ -39,9 +39,9 @@ export async function visit(fetch, url) {
 
 /**
  * A login by the code flow with PKCE, state and nonce, each checked. `go` takes the user to the authorization
- * endpoint, and says where he has come back to.
+ * endpoint, and says where he has come back to; `more` are further parameters of that request.
  */
-export async function login(config, redirect_uri, scope, go) {
+export async function login(config, redirect_uri, scope, go, more = {}) {
   const verifier = client.randomPKCECodeVerifier()
   const state = client.randomState()
   const nonce = client.randomNonce()
@@ -52,6 +52,7 @@ export async function login(config, redirect_uri, scope, go) {
     nonce,
     code_challenge: await client.calculatePKCECodeChallenge(verifier),
     code_challenge_method: 'S256',
+    ...more,
   })
   const location = await go(url, state)
   const tokens = await client.authorizationCodeGrant(config, location, {
