@@ -173,6 +173,32 @@ mod tests {
     }
 
     #[test]
+    fn the_variables_of_tsidp_stand_for_its_flags() {
+        let command = Idp::augment_args(clap::Command::new("idp"));
+        let variable = |flag: &str| {
+            let argument = command
+                .get_arguments()
+                .find(|argument| argument.get_long() == Some(flag));
+            argument.and_then(|argument| argument.get_env()?.to_str())
+        };
+        for (flag, name) in [
+            ("port", "TSIDP_PORT"),
+            ("local-port", "TSIDP_LOCAL_PORT"),
+            ("use-local-tailscaled", "TSIDP_USE_LOCAL_TAILSCALED"),
+            ("funnel", "TSIDP_USE_FUNNEL"),
+            ("hostname", "TS_HOSTNAME"),
+            ("dir", "TS_STATE_DIR"),
+            ("enable-sts", "TSIDP_ENABLE_STS"),
+            ("advertise-tags", "TS_ADVERTISE_TAGS"),
+            ("log", "TSIDP_LOG"),
+            ("debug-all-requests", "TSIDP_DEBUG_ALL_REQUESTS"),
+            ("debug-tsnet", "TSIDP_DEBUG_TSNET"),
+        ] {
+            assert_eq!(variable(flag), Some(name), "-{flag}");
+        }
+    }
+
+    #[test]
     fn what_is_not_offered_is_refused_by_name() {
         let refused = |line: &str| parse(line).check().unwrap_err().to_string();
         assert!(refused("-use-local-tailscaled -dir /x").contains("-use-local-tailscaled"));
