@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use postern_e2e::client::Fetch;
+use postern_e2e::control::Control;
 use postern_e2e::lab::DOMAIN;
 use postern_e2e::product::{self, NAMESPACE};
 use postern_e2e::relying_party::RelyingParty;
@@ -103,6 +104,14 @@ impl Drop for Example<'_> {
         let gone = ["delete", "namespace", self.namespace, "--wait=false"];
         let _ = self.space.cluster().run(&gone);
     }
+}
+
+/// Takes the device of an earlier run away, whose state went with its pod: the name is the example's own.
+fn forget(name: &str) -> Result<()> {
+    if Control.device(name)?.is_some() {
+        Control.call("DELETE", &format!("/admin/nodes/{name}"), None)?;
+    }
+    Ok(())
 }
 
 /// What is in the cluster already; two tests may want one image.
@@ -227,9 +236,9 @@ fn model_servers(space: &Space<'_>) -> Result<()> {
         let fetched = wait::until(path, FIRST_ANSWER, || {
             let fetched = chat("alice", path)?;
             ensure!(fetched.status == 200, "status {}", fetched.status);
+            streamed(&fetched, 5, 300)?;
             Ok(fetched)
         })?;
-        streamed(&fetched, 5, 300).context(path)?;
         ensure!(
             fetched.body.trim_end().ends_with(last),
             "{path} ended with {:?}",
@@ -341,9 +350,20 @@ fn identity_provider(space: &Space<'_>) -> Result<()> {
 }
 
 fn livebook(space: &Space<'_>) -> Result<()> {
+    forget("livebook")?;
     let example = Example::new(space, "livebook", "notes")?;
-    // A cluster has volumes to hand out, the lab has this one.
+    // A cluster has volumes to hand out, the lab has this one; an earlier run that failed has left its own.
     let storage = space.env.lab.run.join("livebook-state");
+    let no_volume = || {
+        (space.cluster()).run(&[
+            "delete",
+            "persistentvolume",
+            "livebook-state",
+            "--ignore-not-found",
+        ])
+    };
+    no_volume()?;
+    let _ = fs::remove_dir_all(&storage);
     space.cluster().apply(&format!(
         r#"apiVersion: v1
 kind: PersistentVolume
@@ -402,9 +422,7 @@ spec:
         ensure!(space.cluster().list("pod", "notes", "")?.is_empty());
         Ok(())
     })?;
-    space
-        .cluster()
-        .run(&["delete", "persistentvolume", "livebook-state"])?;
+    no_volume()?;
     fs::remove_dir_all(storage).context("remove the volume")
 }
 
@@ -442,6 +460,7 @@ patches:
 
 /// As one pod: containers that share a network, started as the compose file and the `Dockerfile` say.
 fn compose(space: &Space<'_>) -> Result<()> {
+    forget("ollama")?;
     let folder = space.env.lab.tree.join("examples/compose-sidecar");
     let compose = fs::read_to_string(folder.join("compose.yaml"))?;
     let serve: serde_json::Value =

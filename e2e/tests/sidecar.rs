@@ -48,8 +48,10 @@ fn streams(space: &Space<'_>) -> Result<()> {
     let url = url(&sidecar.name);
     sidecar.answer(space)?;
     for query in ["n=4&ms=300", "n=4&ms=300&sse=1"] {
-        let fetched = Fetch::get("alice", format!("{url}/stream?{query}")).send()?;
-        streamed(&fetched, 4, 300).context(query)?;
+        wait::until(&format!("{query} as it is sent"), FIRST_ANSWER, || {
+            let fetched = Fetch::get("alice", format!("{url}/stream?{query}")).send()?;
+            streamed(&fetched, 4, 300)
+        })?;
     }
     let seen = Fetch::get("bob", format!("{url}/api/tags")).send()?.seen()?;
     ensure!(
@@ -205,27 +207,42 @@ fn limits(space: &Space<'_>) -> Result<()> {
     Ok(())
 }
 
-/// `serve TARGET` until Ctrl-C, and the questions that one asks beside it.
+/// `serve TARGET` until Ctrl-C, and the questions that one asks beside it; then `funnel TARGET`, for the internet.
 fn foreground(space: &Space<'_>) -> Result<()> {
     let name = space.name("fore");
     let folder = tempdir(&name);
     fs::create_dir_all(&folder)?;
     let (socket, said) = (folder.join("tailscaled.sock"), folder.join("said"));
-    let log = File::create(folder.join("log"))?;
-    let mut serve = alone(space);
-    serve.args(["serve", "--set-path", "/hello", "--hostname", &name, "text:hello"]);
-    serve
-        .arg("--state-dir")
-        .arg(folder.join("state"))
-        .arg("--socket")
-        .arg(&socket);
-    let serving = Running::start(serve.stdout(File::create(&said)?).stderr(log))?;
     let url = format!("{}/hello", url(&name));
-    wait::until("the URL", FIRST_ANSWER, || {
-        let said = fs::read_to_string(&said)?;
-        ensure!(said == format!("{url}\nCtrl-C ends it.\n"), "it says {said:?}");
-        Ok(())
-    })?;
+    let start = |subcommand: &str| -> Result<Running> {
+        let mut proxy = alone(space);
+        proxy.args([
+            subcommand,
+            "--set-path",
+            "/hello",
+            "--hostname",
+            &name,
+            "text:hello",
+        ]);
+        proxy
+            .arg("--state-dir")
+            .arg(folder.join("state"))
+            .arg("--socket")
+            .arg(&socket);
+        let log = File::create(folder.join("log"))?;
+        let running = Running::start(proxy.stdout(File::create(&said)?).stderr(log))?;
+        wait::until("the URL", FIRST_ANSWER, || {
+            let said = fs::read_to_string(&said)?;
+            let warned = said.contains("everybody on the internet");
+            ensure!(
+                said.ends_with(&format!("{url}\nCtrl-C ends it.\n")) && warned == (subcommand == "funnel"),
+                "it says {said:?}"
+            );
+            Ok(())
+        })?;
+        Ok(running)
+    };
+    let serving = start("serve")?;
     let body = Fetch::get("alice", &url).send()?.body;
     ensure!(body == "hello", "it says {body:.100}");
 
@@ -255,6 +272,19 @@ fn foreground(space: &Space<'_>) -> Result<()> {
         "check says {told}"
     );
     serving.end(Signal::INT)?;
+
+    let funnelling = start("funnel")?;
+    let edge = Edge::start(space)?;
+    wait::until("an answer through the edge", FIRST_ANSWER, || {
+        let answer = edge.get(space, &name, "/hello", &[])?;
+        ensure!(
+            answer.status == 200 && answer.text.ends_with("hello"),
+            "{}",
+            answer.text
+        );
+        Ok(())
+    })?;
+    funnelling.end(Signal::INT)?;
     fs::remove_dir_all(folder).context("remove its folder")
 }
 
