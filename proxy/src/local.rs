@@ -112,25 +112,10 @@ impl Socket {
     {
         let connections = tasks.clone();
         tasks.spawn(async move {
-            let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-            loop {
-                // A semaphore that is never closed gives permits.
-                let Ok(permit) = permits.clone().acquire_owned().await else {
-                    break;
-                };
-                let accepted = tokio::select! {
-                    biased;
-                    () = end.cancelled() => break,
-                    accepted = self.accept() => accepted,
-                };
-                let Ok((stream, client)) = accepted else {
-                    // Out of descriptors: a moment later there may be some.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                };
-                let (answer, end) = (answer.clone(), end.clone());
-                connections.spawn(async move {
-                    let _permit = permit;
+            let listener = &self;
+            let serve = |(stream, client): (Stream, Client)| {
+                let answer = answer.clone();
+                async move {
                     let service = service_fn(move |request| {
                         let answer = answer(client, request);
                         async { Ok::<_, Infallible>(answer.await) }
@@ -139,13 +124,10 @@ impl Socket {
                     builder
                         .timer(TokioTimer::new())
                         .header_read_timeout(Duration::from_secs(30));
-                    tokio::select! {
-                        biased;
-                        () = end.cancelled() => {}
-                        _ = builder.serve_connection(TokioIo::new(stream), service) => {}
-                    }
-                });
-            }
+                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                }
+            };
+            each(|| listener.accept(), &connections, &end, MAX_CONNECTIONS, serve).await;
             if let Self::Unix(_, path) = &self {
                 let _ = fs::remove_file(path);
             }
@@ -164,6 +146,42 @@ impl Socket {
                 Ok((Box::new(stream), Client { uid }))
             }
         }
+    }
+}
+
+/// Serves each connection in a task of `tasks`, as many at once as `most`, until `end`.
+pub(crate) async fn each<S, A, F>(
+    accept: impl Fn() -> A,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+    most: usize,
+    serve: impl Fn(S) -> F,
+) where
+    A: Future<Output = io::Result<S>>,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let permits = Arc::new(Semaphore::new(most));
+    // A semaphore that is never closed gives permits.
+    while let Ok(permit) = permits.clone().acquire_owned().await {
+        let accepted = tokio::select! {
+            biased;
+            () = end.cancelled() => return,
+            accepted = accept() => accepted,
+        };
+        let Ok(connection) = accepted else {
+            // Out of descriptors: a moment later there may be some.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let (served, end) = (serve(connection), end.clone());
+        tasks.spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                biased;
+                () = end.cancelled() => {}
+                () = served => {}
+            }
+        });
     }
 }
 

@@ -17,10 +17,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{args::NodeArgs, local, local_api::Nodes, tailnet::Stream};
@@ -50,32 +47,16 @@ impl Outbound {
     pub fn serve(&self, listener: TcpListener) {
         let outbound = self.clone();
         self.tasks.spawn(async move {
-            let end = &outbound.end;
-            let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-            // A semaphore that is never closed gives permits.
-            while let Ok(permit) = permits.clone().acquire_owned().await {
-                let accepted = tokio::select! {
-                    biased;
-                    () = end.cancelled() => return,
-                    accepted = listener.accept() => accepted,
-                };
-                let Ok((stream, _)) = accepted else {
-                    // Out of descriptors: a moment later there may be some.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                };
+            let Self { tasks, end, .. } = &outbound;
+            let serve = |(stream, _): (TcpStream, SocketAddr)| {
                 let connection = outbound.clone();
-                outbound.tasks.spawn(async move {
-                    let _permit = permit;
-                    tokio::select! {
-                        biased;
-                        () = connection.end.cancelled() => {}
-                        done = connection.serve_one(stream) => if let Err(error) = done {
-                            tracing::debug!(%error, "Outbound connection ended");
-                        },
+                async move {
+                    if let Err(error) = connection.serve_one(stream).await {
+                        tracing::debug!(%error, "Outbound connection ended");
                     }
-                });
-            }
+                }
+            };
+            local::each(|| listener.accept(), tasks, end, MAX_CONNECTIONS, serve).await;
         });
     }
 
