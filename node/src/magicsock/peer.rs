@@ -18,9 +18,11 @@ use crate::{
     key::{DiscoPublic, NodePublic},
 };
 
-/// A pong proves a path for this long: two heartbeats and a little.
-pub(super) const TRUST: Duration = Duration::from_millis(6500);
+/// A pong proves a path for this long, so that a dead one is left within 6 s (Go: 6.5 s).
+pub(super) const TRUST: Duration = Duration::from_millis(5500);
 const HEARTBEAT: Duration = Duration::from_secs(3);
+/// A heartbeat without an answer is repeated after this time: a lost datagram doesn't cost the trust.
+const REPEAT: Duration = Duration::from_secs(1);
 /// Heartbeats go on for this long after the last packet that we sent.
 pub(super) const ACTIVE: Duration = Duration::from_secs(45);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,6 +82,7 @@ pub(super) struct Peer {
     last_send: Option<Instant>,
     discovered: Option<Instant>,
     heartbeat: Option<Instant>,
+    repeat: Option<Instant>,
     pong_limit: TokenBucket,
     ping_limit: TokenBucket,
     call_limit: TokenBucket,
@@ -101,6 +104,7 @@ impl Peer {
             last_send: None,
             discovered: None,
             heartbeat: None,
+            repeat: None,
             pong_limit: TokenBucket::new(20.0, 64.0, now),
             ping_limit: TokenBucket::new(5.0, 32.0, now),
             call_limit: TokenBucket::new(0.5, 4.0, now),
@@ -228,6 +232,7 @@ impl Peer {
                 trusted_until: now + TRUST,
                 lost: 0,
             });
+            self.repeat = None;
         }
         true
     }
@@ -259,6 +264,12 @@ impl Peer {
                 self.beat(now, wants);
             }
         }
+        if self.repeat.take_if(|at| now >= *at).is_some()
+            && let Some(best) = self.trusted(now)
+        {
+            self.ping(now, best, wants);
+            self.repeat = Some(now + REPEAT);
+        }
     }
 
     fn beat(&mut self, now: Instant, wants: &mut Vec<Want>) {
@@ -266,6 +277,7 @@ impl Peer {
             return self.discover(now, wants);
         };
         self.ping(now, best.path.addr, wants);
+        self.repeat = Some(now + REPEAT);
         let looked = self
             .discovered
             .is_some_and(|at| now.saturating_duration_since(at) < UPGRADE);
@@ -335,7 +347,8 @@ impl Peer {
             (super::Path::Direct(_), Some(best)) if self.disco.is_some() => Some(best.trusted_until),
             _ => None,
         };
-        [lost, distrusted, self.heartbeat].into_iter().flatten().min()
+        let deadlines = [lost, distrusted, self.heartbeat, self.repeat];
+        deadlines.into_iter().flatten().min()
     }
 
     #[cfg(test)]

@@ -78,6 +78,24 @@ fn both_behind_nats_meet_by_call_me_maybe() {
 }
 
 #[test]
+fn a_network_of_ipv6_alone_is_as_good() {
+    let mut sim = Sim::new(vec![Relay::v6(1, 10)]);
+    sim.add([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], None);
+    sim.add([0x2001, 0xdb8, 0, 0, 0, 0, 0, 2], None);
+    sim.run(secs(1));
+    let info = &sim.hosts[0].net_info;
+    assert_eq!((info.working_ipv6, info.preferred_derp), (Some(true), Some(1)));
+    assert_eq!(
+        sim.hosts[0].endpoints[0].addr, sim.hosts[0].addr,
+        "as STUN sees it"
+    );
+    sim.introduce();
+    sim.talk(0, 1, secs(1));
+    assert_eq!(sim.path(0, 1), Path::Direct(sim.hosts[1].addr));
+    assert_eq!(sim.path(1, 0), Path::Direct(sim.hosts[0].addr));
+}
+
+#[test]
 fn a_peer_that_control_gives_no_address_for_is_found_by_call_me_maybe() {
     let mut sim = Sim::new(vec![Relay::new(1, 10)]);
     sim.add([192, 0, 2, 1], None);
@@ -105,9 +123,10 @@ fn a_dead_path_is_left_within_its_trust_and_comes_back() {
     let died = sim.elapsed();
     sim.udp_blocked = true;
     sim.talk(0, 1, secs(60));
-    // 6.5 s and what the relay and the traffic's own rhythm take.
-    let gap = longest_gap(&sim.hosts[1].received, died, sim.elapsed());
-    assert!(gap > secs(3) && gap <= millis(6700), "{gap:?}");
+    for host in &sim.hosts {
+        let gap = longest_gap(&host.received, died, sim.elapsed());
+        assert!(gap > secs(2) && gap < secs(6), "{gap:?}");
+    }
     assert_eq!(sim.path(0, 1), Path::Derp(1));
     // Nothing is thrown after a path that has been dead for long.
     assert_eq!(
@@ -124,6 +143,22 @@ fn a_dead_path_is_left_within_its_trust_and_comes_back() {
     let told: Vec<_> = sim.hosts[0].paths.iter().map(|(_, path)| *path).collect();
     let direct = Path::Direct(sim.hosts[1].addr);
     assert_eq!(told, [direct, Path::Derp(1), direct]);
+}
+
+#[test]
+fn a_lost_heartbeat_costs_no_trust() {
+    let mut sim = two_public();
+    sim.talk(0, 1, secs(10));
+    let before = sim.hosts[0].paths.len();
+    for _ in 0..20 {
+        // Whatever is on its way at this moment is lost, which is often a heartbeat.
+        sim.udp_blocked = true;
+        sim.talk(0, 1, millis(700));
+        sim.udp_blocked = false;
+        sim.talk(0, 1, millis(2600));
+    }
+    assert_eq!(sim.hosts[0].paths.len(), before, "{:?}", sim.hosts[0].paths);
+    assert!(sim.is_direct(0, 1) && sim.is_direct(1, 0));
 }
 
 #[test]
@@ -150,7 +185,7 @@ fn a_peer_that_moves_is_found_again() {
     sim.hosts[1].addr = "192.0.2.77:5555".parse().unwrap();
     sim.talk(0, 1, secs(12));
     assert_eq!(sim.path(0, 1), Path::Direct("192.0.2.77:5555".parse().unwrap()));
-    assert!(longest_gap(&sim.hosts[1].received, moved, sim.elapsed()) <= millis(6700));
+    assert!(longest_gap(&sim.hosts[1].received, moved, sim.elapsed()) < secs(6));
 }
 
 #[test]

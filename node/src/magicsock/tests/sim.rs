@@ -15,6 +15,7 @@ pub(super) struct Relay {
     pub(super) region: RegionId,
     pub(super) distance: Duration,
     pub(super) answers_stun: bool,
+    v6: bool,
 }
 
 impl Relay {
@@ -23,11 +24,25 @@ impl Relay {
             region,
             distance: Duration::from_millis(millis),
             answers_stun: true,
+            v6: false,
+        }
+    }
+
+    /// One that has no IPv4.
+    pub(super) fn v6(region: RegionId, millis: u64) -> Self {
+        let v6 = true;
+        Self {
+            v6,
+            ..Self::new(region, millis)
         }
     }
 
     pub(super) fn stun(&self) -> SocketAddr {
-        SocketAddr::from(([198, 51, 100, self.region as u8], 3478))
+        if self.v6 {
+            SocketAddr::from(([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, self.region], 3478))
+        } else {
+            SocketAddr::from(([198, 51, 100, self.region as u8], 3478))
+        }
     }
 }
 
@@ -36,8 +51,8 @@ pub(super) fn derp_map(relays: &[Relay]) -> Arc<DerpMap> {
         id: relay.region,
         nodes: vec![DerpNode {
             name: format!("{}a", relay.region),
-            ipv4: DerpAddr::Literal(relay.stun().ip()),
-            ipv6: DerpAddr::Disabled,
+            ipv4: literal(relay, false),
+            ipv6: literal(relay, true),
             stun_port: Some(3478),
             ..DerpNode::default()
         }],
@@ -47,6 +62,15 @@ pub(super) fn derp_map(relays: &[Relay]) -> Arc<DerpMap> {
         regions: relays.iter().map(|r| (r.region, region(r))).collect(),
         region_score: BTreeMap::new(),
     })
+}
+
+fn literal(relay: &Relay, v6: bool) -> DerpAddr {
+    let ip = relay.stun().ip();
+    if ip.is_ipv6() == v6 {
+        DerpAddr::Literal(ip)
+    } else {
+        DerpAddr::Disabled
+    }
 }
 
 /// One mapping for all destinations, and only who was sent to may answer.
@@ -114,16 +138,17 @@ impl Sim {
         }
     }
 
-    pub(super) fn add(&mut self, ip: [u8; 4], nat: Option<[u8; 4]>) -> usize {
+    pub(super) fn add(&mut self, ip: impl Into<IpAddr>, nat: Option<[u8; 4]>) -> usize {
         self.add_with(ip, nat, |_| {})
     }
 
     pub(super) fn add_with(
         &mut self,
-        ip: [u8; 4],
+        ip: impl Into<IpAddr>,
         nat: Option<[u8; 4]>,
         change: impl FnOnce(&mut MagicsockConfig),
     ) -> usize {
+        let ip = ip.into();
         let number = self.hosts.len() as u8 + 1;
         let disco = DiscoPrivate::from_bytes([number; 32]);
         let key = NodePublic::from_bytes([number + 100; 32]);
@@ -136,7 +161,7 @@ impl Sim {
         };
         change(&mut config);
         let mut sock = Magicsock::new(config, self.now);
-        sock.set_interfaces(self.now, &[ip.into()]);
+        sock.set_interfaces(self.now, &[ip]);
         sock.set_map(self.now, &derp_map(&self.relays));
         self.hosts.push(Host {
             sock,
@@ -363,14 +388,16 @@ fn is_private(ip: IpAddr) -> bool {
 }
 
 fn stun_answer(request: &[u8], mapped: SocketAddr) -> Bytes {
-    let IpAddr::V4(ip) = mapped.ip() else {
-        panic!("IPv4 only")
+    let (family, ip) = match mapped.ip() {
+        IpAddr::V4(ip) => (1, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (2, ip.octets().to_vec()),
     };
-    let mut answer = vec![1, 1, 0, 12];
+    let length = 4 + ip.len() as u8;
+    let mut answer = vec![1, 1, 0, 4 + length];
     answer.extend(&request[4..20]);
-    answer.extend([0, 1, 0, 8, 0, 1]);
+    answer.extend([0, 1, 0, length, 0, family]);
     answer.extend(mapped.port().to_be_bytes());
-    answer.extend(ip.octets());
+    answer.extend(ip);
     answer.into()
 }
 
