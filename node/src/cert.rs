@@ -116,6 +116,11 @@ impl CertStore {
         )
     }
 
+    /// Ends with the node.
+    pub(crate) fn cancellation(&self) -> CancellationToken {
+        self.0.cancel.clone()
+    }
+
     fn with_clock(
         store: Arc<dyn StateStore>,
         dns: Arc<dyn SetDns>,

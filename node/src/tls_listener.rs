@@ -42,7 +42,7 @@ const ACCEPT_QUEUE: usize = 64;
 /// A handshake for a name whose certificate isn't there yet waits until it is issued, up to a minute.
 pub struct TlsListener<S> {
     streams: mpsc::Receiver<TlsStream<S>>,
-    _task: AbortOnDropHandle<()>,
+    _task: AbortOnDropHandle<Option<()>>,
 }
 
 /// Which names a listener ends TLS for.
@@ -78,14 +78,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsListener<S> {
         tasks: &TaskTracker,
     ) -> Self {
         let (sender, streams) = mpsc::channel(ACCEPT_QUEUE);
+        let closed = certs.cancellation();
         let handshakes = Arc::new(Handshakes {
             names,
             certs,
             config: Mutex::default(),
         });
+        // Nobody may be there to take the streams: the node's end doesn't wait for that.
+        let task = async move { closed.run_until_cancelled(run(source, handshakes, sender)).await };
         Self {
             streams,
-            _task: AbortOnDropHandle::new(tasks.spawn(run(source, handshakes, sender))),
+            _task: AbortOnDropHandle::new(tasks.spawn(task)),
         }
     }
 
@@ -229,5 +232,96 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MaybeTls<S> {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::RootCertStore;
+    use rustls_pki_types::ServerName;
+    use tokio::io::DuplexStream;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        cert::SetDns,
+        control::ControlError,
+        proxy::Outbound,
+        state::{MemoryStore, StateStore},
+    };
+
+    const NAME: &str = "web.example.ts.net";
+
+    impl Source for mpsc::Receiver<DuplexStream> {
+        type Stream = DuplexStream;
+        fn next(&mut self) -> impl Future<Output = Option<DuplexStream>> + Send {
+            self.recv()
+        }
+    }
+
+    struct NoDns;
+
+    impl SetDns for NoDns {
+        fn set_dns<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a str,
+        ) -> Pin<Box<dyn Future<Output = Result<(), ControlError>> + Send + 'a>> {
+            Box::pin(async { Err(ControlError::NoSession) })
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_that_nobody_accepts_do_not_hold_up_the_end() {
+        let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
+        let store = Arc::new(MemoryStore::default());
+        let pair = [
+            (format!("{NAME}.crt"), made.cert.pem().into_bytes()),
+            (
+                format!("{NAME}.key"),
+                made.signing_key.serialize_pem().into_bytes(),
+            ),
+        ];
+        store.write(pair.into()).await.unwrap();
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let directory = "https://127.0.0.1:1/dir".to_owned();
+        let outbound = Outbound::default();
+        let certs = CertStore::new(
+            store,
+            Arc::new(NoDns),
+            directory,
+            outbound,
+            &tasks,
+            cancel.clone(),
+        );
+        let (connections, source) = mpsc::channel(1);
+        let mut listener = TlsListener::new(source, Arc::new(|name: &str| name == NAME), certs, &tasks);
+
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let connector = tokio_rustls::TlsConnector::from(tls::client_config(roots));
+        let mut clients = Vec::new();
+        for _ in 0..ACCEPT_QUEUE + 3 {
+            let (near, far) = tokio::io::duplex(1 << 14);
+            connections.send(far).await.unwrap();
+            let name = ServerName::try_from(NAME).unwrap();
+            clients.push(connector.connect(name, near).await.unwrap());
+        }
+        let full = async {
+            while listener.streams.len() < ACCEPT_QUEUE {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), full)
+            .await
+            .expect("the queue is full");
+
+        drop(connections);
+        cancel.cancel();
+        tasks.close();
+        timeout(Duration::from_secs(20), tasks.wait())
+            .await
+            .expect("no task is left");
+        while listener.accept().await.is_some() {}
     }
 }
