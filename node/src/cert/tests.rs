@@ -15,8 +15,10 @@ use crate::{
 };
 
 mod pebble;
+mod stub;
 
 use pebble::Pebble;
+use stub::Stub;
 
 const DOMAIN: &str = "grafana.example.ts.net";
 
@@ -350,88 +352,74 @@ async fn a_name_that_is_none_is_refused() {
     rig.certs.get(DOMAIN).await.unwrap_err();
 }
 
-#[tokio::test]
-async fn the_authoritys_pause_is_kept() {
-    let (ca, chain, key) = pebble::api_certificate();
-    let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-    let authority = busy_authority(&chain, &key, &tasks, cancel.clone()).await;
+fn on_stub(stub: &Stub, store: Arc<dyn StateStore>) -> Rig {
     let control = Control {
         pebble: None,
         dns: Dns::Refuse,
         calls: AtomicUsize::new(0),
-        store: memory(),
+        store,
     };
-    let rig = Rig::new(&format!("https://{authority}/dir"), &[ca], control);
+    Rig::new(&stub.directory(), std::slice::from_ref(&stub.ca), control)
+}
+
+#[tokio::test]
+async fn the_authoritys_pause_is_kept() {
+    let cancel = CancellationToken::new();
+    let stub = Stub::start(None, cancel.clone()).await;
+    let rig = on_stub(&stub, memory());
     let (reason, retry_at) = rig.error().await;
     assert!(reason.contains("too many orders"), "{reason}");
     let pause = retry_at.unwrap().duration_since(Timestamp::now()).as_secs();
     assert!((7000..=7200).contains(&pause), "{pause}");
+    // One order, though the first nonce of each request was refused.
+    let wanted = serde_json::json!([{"identifiers": [{"type": "dns", "value": DOMAIN}]}]);
+    assert_eq!(serde_json::Value::from(stub.orders()), wanted);
     cancel.cancel();
 }
 
-/// An authority that has had enough of us: every order gets 429 with a pause of two hours.
-async fn busy_authority(
-    chain: &str,
-    key: &str,
-    tasks: &TaskTracker,
-    cancel: CancellationToken,
-) -> std::net::SocketAddr {
-    use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+#[tokio::test]
+async fn the_authority_may_want_a_renewal_early_and_hears_what_it_replaces() {
+    // The certificate of the example in RFC 9773 §4.1, and its identifier.
+    const SERIAL: [u8; 4] = [0x87, 0x65, 0x43, 0x21];
+    const KEY_ID: &str = "69885b6b87464041e1b37b847ba0ae2cde01c8d4";
+    const ID: &str = "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE";
+    let (ca_key, key) = (
+        rcgen::KeyPair::generate().unwrap(),
+        rcgen::KeyPair::generate().unwrap(),
+    );
+    let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
+    ca.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(hex::decode(KEY_ID).unwrap());
+    let mut params = rcgen::CertificateParams::new(vec![DOMAIN.to_owned()]).unwrap();
+    params.serial_number = Some(rcgen::SerialNumber::from_slice(&SERIAL));
+    params.use_authority_key_identifier_extension = true;
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2100, 1, 1);
+    let certificate = params.signed_by(&key, &rcgen::Issuer::new(ca, ca_key)).unwrap();
+    let store = memory();
+    let (chain_key, key_key) = Name::parse(DOMAIN).unwrap().keys();
+    let pair = [
+        (chain_key, certificate.pem().into_bytes()),
+        (key_key, key.serialize_pem().into_bytes()),
+    ];
+    store.write(pair.into()).await.unwrap();
 
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
-        .collect::<Result<_, _>>()
-        .unwrap();
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-    let tls =
-        rustls::ServerConfig::builder_with_provider(tls::provider()).with_safe_default_protocol_versions();
-    let tls = tls
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    let tls = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
-    let serve = async move {
-        loop {
-            let (tcp, _) = listener.accept().await.unwrap();
-            let mut stream = tls.accept(tcp).await.unwrap();
-            let mut request = vec![0; 8192];
-            let length = stream.read(&mut request).await.unwrap();
-            let path = String::from_utf8_lossy(&request[..length]);
-            let path = path.split(' ').nth(1).unwrap();
-            let url = |name: &str| format!("https://{address}/{name}");
-            let (head, body) = match path {
-                "/dir" => (
-                    "200 OK",
-                    serde_json::json!({"newNonce": url("nonce"), "newAccount": url("account"), "newOrder": url("order")}),
-                ),
-                "/nonce" => ("200 OK", serde_json::json!({})),
-                "/account" => (
-                    "201 Created\r\nLocation: https://127.0.0.1/account/1",
-                    serde_json::json!({}),
-                ),
-                _ => (
-                    "429 Too Many Requests\r\nRetry-After: 7200",
-                    serde_json::json!({
-                    "type": "urn:ietf:params:acme:error:rateLimited", "detail": "too many orders"}),
-                ),
-            };
-            let body = if path == "/nonce" {
-                String::new()
-            } else {
-                body.to_string()
-            };
-            let length = body.len();
-            let answer =
-                format!("HTTP/1.1 {head}\r\nReplay-Nonce: bm9uY2U\r\nContent-Length: {length}\r\n\r\n{body}");
-            stream.write_all(answer.as_bytes()).await.unwrap();
-            let _ = stream.shutdown().await;
-        }
-    };
-    tasks.spawn(async move { cancel.run_until_cancelled(serve).await });
-    address
+    let cancel = CancellationToken::new();
+    let window = ["2021-01-01T00:00:00Z", "2021-01-03T00:00:00Z"];
+    let stub = Stub::start(Some(window), cancel.clone()).await;
+    let rig = on_stub(&stub, store);
+    let old = rig.certs.get(DOMAIN).await.unwrap();
+    assert!(rig.settled().await.failed.is_none(), "by its age nothing is due");
+    let known = rig.certs.0.known(&Name::parse(DOMAIN).unwrap()).await.unwrap();
+    rig.certs.0.ask_for_window(&known).await;
+    assert_eq!(stub.renewals(), [ID]);
+
+    let still = rig.certs.get(DOMAIN).await.unwrap();
+    assert!(Arc::ptr_eq(&old, &still), "served while another one is ordered");
+    let failed = rig.settled().await.failed.expect("this authority gives none");
+    assert!(failed.reason.contains("too many orders"), "{}", failed.reason);
+    let orders = stub.orders();
+    assert_eq!((orders.len(), &orders[0]["replaces"]), (1, &ID.into()));
+    cancel.cancel();
 }
 
 #[tokio::test(start_paused = true)]
