@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 pub use crate::control::AuthKey;
 
+pub(crate) mod aws;
 mod environment;
 mod request;
 
@@ -72,7 +73,7 @@ pub enum IdToken {
     Text(Secret),
     /// The content of a file, read again for every login: a projected service account token, for example.
     File(PathBuf),
-    /// The platform makes one for this audience: GitHub Actions or Google's metadata server.
+    /// The platform makes one for this audience: GitHub Actions, AWS, or Google's metadata server.
     Audience(String),
 }
 

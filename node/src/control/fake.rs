@@ -16,7 +16,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::{
     body::{Body, Frame, Incoming},
@@ -54,6 +54,7 @@ pub(super) struct Server {
 pub(super) struct Call {
     pub(super) method: Method,
     pub(super) path: String,
+    pub(super) headers: HeaderMap,
     pub(super) raw: Bytes,
     /// `Null` when it is no JSON.
     pub(super) body: Value,
@@ -150,6 +151,7 @@ async fn inner(
     let call = Call {
         method: head.method,
         path: head.uri.path().to_owned(),
+        headers: head.headers,
         body: serde_json::from_slice(&raw).unwrap_or_default(),
         raw,
         reply,

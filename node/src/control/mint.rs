@@ -1,6 +1,6 @@
 //! From a credential to an auth key: sends what [`crate::credential`] says.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Uri};
@@ -17,6 +17,8 @@ use super::{
     url::Origin,
 };
 use crate::credential::{self, Ask, Credential, IdToken, Secret, WorkloadIdentity};
+
+mod platform;
 
 /// All requests together.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,28 +53,28 @@ pub(super) async fn auth_key(
 }
 
 async fn id_token(dialer: &dyn Dial, identity: &WorkloadIdentity) -> Result<Secret, SessionError> {
-    let audience = match identity.token() {
-        IdToken::Text(token) => return Ok(token.clone()),
+    match identity.token() {
+        IdToken::Text(token) => Ok(token.clone()),
         IdToken::File(path) => {
-            let read = tokio::fs::read(path).await.map(Zeroizing::new);
-            let token = read.map_err(|error| error.to_string()).and_then(|text| {
-                credential::id_token(&text).ok_or_else(|| "it is no JSON Web Token".to_owned())
-            });
-            return token.map_err(|reason| {
-                SessionError::Refused(format!("read the ID token {}: {reason}", path.display()))
-            });
+            let token = read("the ID token", path).await?;
+            credential::id_token(token.expose().as_bytes()).ok_or_else(|| {
+                SessionError::Refused(format!(
+                    "read the ID token {}: it is no JSON Web Token",
+                    path.display()
+                ))
+            })
         }
-        IdToken::Audience(audience) => audience,
-    };
-    let variable = |name: &str| std::env::var(name).ok();
-    let asked = Ask::github_token(audience, variable).unwrap_or_else(|| Ask::google_token(audience));
-    let answer = ask(dialer, asked).await.map_err(|error| {
-        SessionError::Refused(format!(
-            "{error}; only GitHub Actions and Google's metadata server are asked for ID tokens: elsewhere give the \
-             token itself, or its file"
-        ))
-    })?;
-    credential::id_token(&answer).ok_or_else(|| nothing("the answer holds no ID token"))
+        IdToken::Audience(audience) => {
+            platform::id_token(dialer, audience, |name| std::env::var(name).ok()).await
+        }
+    }
+}
+
+/// A secret in a file, which may be another one each time.
+async fn read(what: &str, path: &Path) -> Result<Secret, SessionError> {
+    let text = tokio::fs::read_to_string(path).await.map(Zeroizing::new);
+    let refused = |error| SessionError::Refused(format!("read {what} {}: {error}", path.display()));
+    Ok(Secret::new(text.map_err(refused)?.trim()))
 }
 
 async fn ask(dialer: &dyn Dial, ask: Ask) -> Result<Bytes, SessionError> {
@@ -83,10 +85,7 @@ async fn ask(dialer: &dyn Dial, ask: Ask) -> Result<Bytes, SessionError> {
         .map_err(|_| refused("the URL makes no sense".to_owned()))?;
     let origin = Origin::of(&uri).ok_or_else(|| refused("expected an http or https URL".to_owned()))?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let mut request = match &ask.body {
-        Some(_) => Request::post(path),
-        None => Request::get(path),
-    };
+    let mut request = Request::builder().method(ask.method).uri(path);
     for (name, value) in &ask.headers {
         let mut value =
             HeaderValue::from_str(value.expose()).map_err(|e| SessionError::Body(e.to_string()))?;

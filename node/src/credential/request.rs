@@ -1,6 +1,7 @@
 //! What is asked on the way to an auth key, and what the answers mean.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::Method;
 use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -12,10 +13,10 @@ use super::{AuthKey, Grant, OAuthClient, Secret, Token, WorkloadIdentity};
 pub(crate) struct Ask {
     /// What it is for, for people.
     pub(crate) what: &'static str,
+    pub(crate) method: Method,
     pub(crate) url: String,
     /// Names and values.
     pub(crate) headers: Vec<(&'static str, Secret)>,
-    /// `None`: a `GET`.
     pub(crate) body: Option<Secret>,
 }
 
@@ -51,11 +52,22 @@ impl WorkloadIdentity {
 }
 
 impl Ask {
-    fn form(what: &'static str, url: String, fields: &[(&str, &str)]) -> Self {
+    pub(super) fn get(what: &'static str, url: String) -> Self {
+        Self {
+            what,
+            method: Method::GET,
+            url,
+            headers: Vec::new(),
+            body: None,
+        }
+    }
+
+    pub(super) fn form(what: &'static str, url: String, fields: &[(&str, &str)]) -> Self {
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.extend_pairs(fields);
         Self {
             what,
+            method: Method::POST,
             url,
             headers: vec![("content-type", Secret::new("application/x-www-form-urlencoded"))],
             body: Some(Secret::new(form.finish())),
@@ -70,6 +82,7 @@ impl Ask {
         let user = Zeroizing::new(format!("{}:", token.expose()));
         Self {
             what: "make an auth key",
+            method: Method::POST,
             url: format!("{}/api/v2/tailnet/-/keys", base_url.trim_end_matches('/')),
             headers: vec![
                 ("content-type", Secret::new("application/json")),
@@ -91,14 +104,13 @@ impl Ask {
         let separator = if url.contains('?') { '&' } else { '?' };
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("audience", audience.trim());
+        let url = format!("{url}{separator}{}", query.finish());
         Some(Self {
-            what: "get an ID token from GitHub Actions",
-            url: format!("{url}{separator}{}", query.finish()),
             headers: vec![
                 ("authorization", Secret::new(format!("Bearer {}", token.expose()))),
                 ("accept", Secret::new("application/json")),
             ],
-            body: None,
+            ..Self::get("get an ID token from GitHub Actions", url)
         })
     }
 
@@ -108,14 +120,13 @@ impl Ask {
         query
             .append_pair("audience", audience.trim())
             .append_pair("format", "full");
+        let url = format!(
+            "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/identity?{}",
+            query.finish()
+        );
         Self {
-            what: "get an ID token from Google's metadata server",
-            url: format!(
-                "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/identity?{}",
-                query.finish()
-            ),
             headers: vec![("metadata-flavor", Secret::new("Google"))],
-            body: None,
+            ..Self::get("get an ID token from Google's metadata server", url)
         }
     }
 }
