@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 const CASES: &[Case] = &[
     Case::new("a full map of 1,000 peers, from JSON", 1, full_map),
+    Case::new("the same, read and not applied", 1, read_map),
     Case::new("a delta among 1,000 peers, from JSON", 1, delta),
     Case::new("verdict of a filter with 100 rules", 1000, verdict),
     Case::new("seal a packet of 1,280 bytes", 100, seal),
@@ -138,6 +139,14 @@ fn full_map() -> Box<dyn FnMut()> {
     })
 }
 
+fn read_map() -> Box<dyn FnMut()> {
+    let (json, _) = tailnet();
+    Box::new(move || {
+        let response = MapResponse::from_json(&json).expect("a map");
+        assert_eq!(response.peers.len(), 1000);
+    })
+}
+
 fn delta() -> Box<dyn FnMut()> {
     let (_, mut merger) = tailnet();
     let mut port = 0_u16;
@@ -156,7 +165,8 @@ fn verdict() -> Box<dyn FnMut()> {
     let rules: Vec<Value> = (0..100)
         .map(|net| json!({"SrcIPs": [format!("100.64.{net}.0/24")], "DstPorts": [{"IP": "*", "Ports": {"First": 443, "Last": 443}}]}))
         .collect();
-    let rules: List<FilterRule> = serde_json::from_value(rules.into()).expect("rules");
+    let rules = Value::from(rules).to_string();
+    let rules: List<FilterRule> = serde_json::from_str(&rules).expect("rules");
     let own = ["100.64.0.1/32".parse().expect("a network")];
     let filter = Filter::new(
         Rules::parse(&rules.items).into(),

@@ -27,7 +27,7 @@ impl Default for Tunnel {
         let end = || {
             let key = NodePrivate::generate().expect("the system has randomness");
             let node = serde_json::json!({"ID": 1, "Key": key.public()});
-            let node: tailcfg::Node = serde_json::from_value(node).expect("a node");
+            let node: tailcfg::Node = serde_json::from_str(&node.to_string()).expect("a node");
             (Peers::new(&key), Arc::new(node.into()))
         };
         let tunnel = Self { ends: [end(), end()] };

@@ -49,7 +49,7 @@ mod tests {
                 {"Name": "web.example.ts.net", "Type": "TXT", "Value": "no address"},
             ]},
         });
-        let message = serde_json::from_value(message).unwrap();
+        let message = serde_json::from_str(&message.to_string()).unwrap();
         let netmap = Merger::new()
             .apply(message, Timestamp::UNIX_EPOCH)
             .unwrap()

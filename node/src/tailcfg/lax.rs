@@ -1,7 +1,8 @@
 //! Tolerant reading: functions for `deserialize_with`.
 //!
 //! A value is first taken whole, as raw JSON, so that whatever is wrong inside it can't disturb what
-//! stands after it.
+//! stands after it. It is borrowed: what is read must be a text, since a map of thousands of peers is one
+//! inside the other four times.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -67,7 +68,7 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for List<T> {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<T>, A::Error> {
                 let mut list = List::default();
-                while let Some(raw) = seq.next_element::<Box<RawValue>>()? {
+                while let Some(raw) = seq.next_element::<&'de RawValue>()? {
                     match serde_json::from_str(raw.get()) {
                         Ok(item) => list.items.push(item),
                         Err(_) => list.dropped += 1,
@@ -87,16 +88,16 @@ where
     D: Deserializer<'de>,
     T: DeserializeOwned,
 {
-    let raw = Box::<RawValue>::deserialize(d)?;
+    let raw = <&RawValue>::deserialize(d)?;
     Ok(serde_json::from_str::<Option<T>>(raw.get()).ok().flatten())
 }
 
 /// With its JSON beside it.
 pub(super) fn hostinfo<'de, D: Deserializer<'de>>(d: D) -> Result<Hostinfo, D::Error> {
-    let raw = Box::<RawValue>::deserialize(d)?;
+    let raw = <&RawValue>::deserialize(d)?;
     let read = serde_json::from_str::<Option<Hostinfo>>(raw.get());
     let mut hostinfo = read.ok().flatten().unwrap_or_default();
-    hostinfo.json = raw.get().starts_with('{').then(|| raw.into());
+    hostinfo.json = raw.get().starts_with('{').then(|| raw.get().into());
     Ok(hostinfo)
 }
 
@@ -151,7 +152,7 @@ impl<'de, K: FromStr + Ord, V: DeserializeOwned> Deserialize<'de> for Entries<K,
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut entries = BTreeMap::new();
-                while let Some((key, raw)) = map.next_entry::<String, Box<RawValue>>()? {
+                while let Some((key, raw)) = map.next_entry::<String, &'de RawValue>()? {
                     if let (Ok(key), Ok(value)) = (key.parse(), serde_json::from_str(raw.get())) {
                         entries.insert(key, value);
                     }

@@ -20,7 +20,7 @@ impl Side {
     fn new(id: u8) -> Self {
         let key = NodePrivate::generate().unwrap();
         let node = json!({"ID": id, "Key": key.public(), "Addresses": [format!("100.64.0.{id}/32")]});
-        let node: tailcfg::Node = serde_json::from_value(node).unwrap();
+        let node: tailcfg::Node = serde_json::from_str(&node.to_string()).unwrap();
         Self {
             node: Arc::new(node.into()),
             at: ([127, 0, 0, id], 41_641).into(),

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::netmap::Merger;
+use crate::{netmap::Merger, tailcfg::MapResponse};
 
 /// Everything a test waits for comes within this time, or it fails.
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
@@ -111,7 +111,7 @@ impl Side {
 
     /// Takes over what control says, on top of what it said before.
     pub(super) async fn hear(&self, message: Value) {
-        let message = serde_json::from_value(message).unwrap();
+        let message = MapResponse::from_json(message.to_string().as_bytes()).unwrap();
         let netmap = self
             .merger
             .lock()
