@@ -7,7 +7,7 @@ use bytes::{Buf, BytesMut};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-pub use crate::control::fuzzing::{map_frames, noise_records};
+pub use crate::control::fuzzing::{control_answers, map_frames, noise_records};
 pub use crate::peerapi::fuzzing::peer_api;
 use crate::{
     derp, disco,
@@ -266,7 +266,8 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    const TARGETS: [(&str, Target); 10] = [
+    const TARGETS: [(&str, Target); 11] = [
+        ("control_answers", control_answers),
         ("derp_frames", derp_frames),
         ("disco", disco),
         ("filter_rules", filter_rules),

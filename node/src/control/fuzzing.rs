@@ -1,15 +1,58 @@
 //! The part of [`crate::fuzzing`] that reads what a control server sends.
 
-use std::task::{Context, Poll, Waker};
+use std::{
+    task::{Context, Poll, Waker},
+    time::{Duration, SystemTime},
+};
 
+use http::{HeaderMap, HeaderValue, header::RETRY_AFTER};
+use jiff::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, empty, join};
 
 use super::{
     early::WithoutEarlyPayload,
     frames::Frames,
     noise::{self, Handshake, NoiseStream},
+    register::{self, Login, Next},
 };
-use crate::key::MachinePrivate;
+use crate::{
+    credential::{self, aws},
+    key::MachinePrivate,
+    tailcfg::RegisterResponse,
+};
+
+/// What servers answer on the way to a login and to the login itself: nothing is taken for a token that is none, and
+/// nobody can make us wait for long.
+pub fn control_answers(data: &[u8]) {
+    if let Ok(answer) = serde_json::from_slice::<RegisterResponse>(data) {
+        for with_auth_key in [false, true] {
+            let login = Login {
+                with_auth_key,
+                ..Login::default()
+            };
+            let refused = !answer.error.is_empty() || !answer.node_key_signature.is_empty();
+            let next = login.next(answer.clone(), true);
+            assert_eq!(matches!(next, Next::Refused(_)), refused);
+            let done = !refused && !answer.node_key_expired && answer.auth_url.is_empty();
+            assert_eq!(matches!(next, Next::Done { .. }), done);
+        }
+    }
+    let of_platforms = [credential::id_token(data), aws::id_token(data)];
+    for token in of_platforms.iter().flatten() {
+        assert_eq!(token.expose().split('.').count(), 3);
+    }
+    assert!(credential::access_token(data).is_none_or(|token| !token.expose().is_empty()));
+    assert!(credential::minted_key(data).is_none_or(|key| !key.expose().is_empty()));
+    for keys in [aws::keys(data), aws::keys_of_role(data)].into_iter().flatten() {
+        let ask = aws::ask_id_token(&keys, "eu-central-1", "aud", Timestamp::UNIX_EPOCH);
+        assert!(ask.headers.iter().any(|(name, _)| *name == "authorization"));
+    }
+    if let Ok(value) = HeaderValue::from_bytes(data) {
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, value)]);
+        let wait = register::retry_after(&headers, SystemTime::UNIX_EPOCH, 0.5);
+        assert!((Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&wait));
+    }
+}
 
 /// A map stream: the messages are the stream without their lengths, however it is cut.
 pub fn map_frames(data: &[u8]) {
