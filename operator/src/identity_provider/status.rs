@@ -30,19 +30,35 @@ pub async fn tell(
         .stores
         .secrets_of_owner(ROLE_CLIENTS, &view.claim.owner.uid);
     let clients = clients.iter().flat_map(|secret| &secret.data).map(BTreeMap::len);
+    let said = crate::name::status::conditions(view);
     let status = IdentityProviderStatus {
+        conditions: conditions::merge(
+            &before.conditions,
+            &said,
+            view.claim.generation,
+            (context.clock)(),
+        ),
+        issuer: issuer(view),
+        back_channel: back_channel(view, &context.settings.namespace),
         clients: i32::try_from(clients.sum::<usize>()).unwrap_or(i32::MAX),
-        ..status(&before, view, &context.settings.namespace, (context.clock)())
+        addresses: view.addresses(),
+        node_id: view.node_id(),
+        certificate_expires: view.certificate_expires(),
     };
     if status == before {
         return Ok(());
     }
     apply::status(api, &object.name_any(), &status).await?;
     context.metrics.status_patch("IdentityProvider");
-    let said = crate::name::status::conditions(view);
     let remarks = Vec::from_iter(remark(&said));
     context.events.say(&reference(object), &remarks).await;
     Ok(())
+}
+
+/// Where it answers, once the coordination server has said by which name.
+fn issuer(view: &View) -> Option<String> {
+    let assigned = view.report.as_ref()?.assigned_name.as_ref()?;
+    Some(format!("https://{assigned}"))
 }
 
 /// The Service as apps inside of the cluster resolve it.
@@ -55,26 +71,4 @@ fn back_channel(view: &View, namespace: &str) -> Option<String> {
         )),
         _ => None,
     })
-}
-
-fn status(
-    before: &IdentityProviderStatus,
-    view: &View,
-    namespace: &str,
-    now: jiff::Timestamp,
-) -> IdentityProviderStatus {
-    let said = crate::name::status::conditions(view);
-    let issuer = view
-        .report
-        .as_ref()
-        .and_then(|report| report.assigned_name.as_ref());
-    IdentityProviderStatus {
-        conditions: conditions::merge(&before.conditions, &said, view.claim.generation, now),
-        issuer: issuer.map(|hostname| format!("https://{hostname}")),
-        back_channel: back_channel(view, namespace),
-        clients: 0,
-        addresses: view.addresses(),
-        node_id: view.node_id(),
-        certificate_expires: view.certificate_expires(),
-    }
 }

@@ -42,13 +42,13 @@ pub async fn tell(
     view: &View<'_>,
 ) -> Result<(), ApplyError> {
     let before = object.status.clone().unwrap_or_default();
-    let status = status(object, &before, view, (context.clock)());
+    let said = conditions(&object.uid().unwrap_or_default(), view);
+    let status = status(object, &before, view, &said, (context.clock)());
     if status == before {
         return Ok(());
     }
     apply::status(api, &object.name_any(), &status).await?;
     context.metrics.status_patch("OIDCClient");
-    let said = conditions(&object.uid().unwrap_or_default(), view);
     let remarks = Vec::from_iter(remark(&said));
     context.events.say(&reference(object), &remarks).await;
     Ok(())
@@ -58,16 +58,15 @@ fn status(
     object: &OIDCClient,
     before: &OidcClientStatus,
     view: &View<'_>,
+    said: &[Said],
     now: Timestamp,
 ) -> OidcClientStatus {
-    let uid = object.uid().unwrap_or_default();
-    let said = conditions(&uid, view);
     let generation = object.metadata.generation.unwrap_or_default();
     let is_known = view.plan.entry.is_some();
     let issuer = view.inputs.provider.as_deref().and_then(plan::issuer);
     OidcClientStatus {
-        conditions: conditions::merge(&before.conditions, &said, generation, now),
-        client_id: is_known.then(|| uid.clone()).or_else(|| before.client_id.clone()),
+        conditions: conditions::merge(&before.conditions, said, generation, now),
+        client_id: (object.uid().filter(|_| is_known)).or_else(|| before.client_id.clone()),
         issuer: issuer.map(str::to_owned),
         secret_name: (is_known && view.plan.problem.is_none())
             .then(|| secret_name(object))

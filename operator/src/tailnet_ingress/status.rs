@@ -5,7 +5,7 @@ use postern_crds::{TailnetIngress, TailnetIngressStatus};
 
 use crate::{
     apply::{self, ApplyError},
-    conditions,
+    conditions::{self, Said},
     context::{Context, reference},
     name::status::{View, remark},
 };
@@ -21,26 +21,30 @@ pub async fn tell(
     view: &View,
 ) -> Result<(), ApplyError> {
     let before = object.status.clone().unwrap_or_default();
-    let status = status(&before, view, (context.clock)());
+    let said = crate::name::status::conditions(view);
+    let status = status(&before, view, &said, (context.clock)());
     if status == before {
         return Ok(());
     }
     apply::status(api, &object.name_any(), &status).await?;
     context.metrics.status_patch("TailnetIngress");
-    let said = crate::name::status::conditions(view);
     let remarks = Vec::from_iter(remark(&said));
     context.events.say(&reference(object), &remarks).await;
     Ok(())
 }
 
-fn status(before: &TailnetIngressStatus, view: &View, now: jiff::Timestamp) -> TailnetIngressStatus {
-    let said = crate::name::status::conditions(view);
+fn status(
+    before: &TailnetIngressStatus,
+    view: &View,
+    said: &[Said],
+    now: jiff::Timestamp,
+) -> TailnetIngressStatus {
     let hostname = view
         .report
         .as_ref()
         .and_then(|report| report.assigned_name.clone());
     TailnetIngressStatus {
-        conditions: conditions::merge(&before.conditions, &said, view.claim.generation, now),
+        conditions: conditions::merge(&before.conditions, said, view.claim.generation, now),
         url: hostname.as_ref().map(|hostname| format!("https://{hostname}")),
         hostname,
         addresses: view.addresses(),

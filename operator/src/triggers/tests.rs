@@ -1,3 +1,5 @@
+use k8s_openapi::api::core::v1::Namespace;
+
 use super::*;
 use crate::stores::fixtures::filled;
 

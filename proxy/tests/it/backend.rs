@@ -1,6 +1,6 @@
 //! Backends: one that records what it understands, one that records bytes.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, future::ready, io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -13,7 +13,7 @@ use hyper_util::{
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, UnixListener},
 };
 
 /// What a backend got.
@@ -46,13 +46,8 @@ impl Recorder {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let recorder = Self::at(listener.local_addr().unwrap());
-        let record = recorder.seen.clone();
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(record.clone(), stream));
-            }
-        });
+        let accept = async move || ready(Ok(listener.accept().await.unwrap().0));
+        tokio::spawn(record(recorder.seen.clone(), accept));
         recorder
     }
 
@@ -70,32 +65,17 @@ impl Recorder {
         let tls = tokio_rustls::TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let recorder = Self::at(listener.local_addr().unwrap());
-        let record = recorder.seen.clone();
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let (tls, record) = (tls.clone(), record.clone());
-                tokio::spawn(async move {
-                    if let Ok(stream) = tls.accept(stream).await {
-                        serve(record, stream).await;
-                    }
-                });
-            }
-        });
+        let accept = async move || tls.accept(listener.accept().await.unwrap().0);
+        tokio::spawn(record(recorder.seen.clone(), accept));
         recorder
     }
 
     /// The same on a unix socket.
     pub fn on_unix(path: &std::path::Path) -> Self {
-        let listener = tokio::net::UnixListener::bind(path).unwrap();
+        let listener = UnixListener::bind(path).unwrap();
         let recorder = Self::at(([0, 0, 0, 0], 0).into());
-        let record = recorder.seen.clone();
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(record.clone(), stream));
-            }
-        });
+        let accept = async move || ready(Ok(listener.accept().await.unwrap().0));
+        tokio::spawn(record(recorder.seen.clone(), accept));
         recorder
     }
 
@@ -132,6 +112,22 @@ pub fn everything_to(backend: &serde_json::Value) -> serde_json::Value {
         {"port": 80, "protocol": {"type": "http", "routes": routes, "identity": identity}},
         {"port": 443, "protocol": {"type": "https", "routes": routes, "identity": identity}},
     ])
+}
+
+/// Serves every connection, as soon as its handshake is done.
+async fn record<S, H>(record: Arc<Mutex<Vec<Seen>>>, accept: impl AsyncFn() -> H)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    H: Future<Output = io::Result<S>> + Send + 'static,
+{
+    loop {
+        let (record, handshake) = (record.clone(), accept().await);
+        tokio::spawn(async move {
+            if let Ok(stream) = handshake.await {
+                serve(record, stream).await;
+            }
+        });
+    }
 }
 
 async fn serve<S>(record: Arc<Mutex<Vec<Seen>>>, stream: S)
