@@ -7,15 +7,16 @@ mod serve_json;
 mod terminal;
 
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use postern_e2e::client::Fetch;
 use postern_e2e::lab::DOMAIN;
-use postern_e2e::{command, wait};
+use postern_e2e::{command, tailnet, wait};
 
 pub(crate) use self::fixture::Sidecar;
 use crate::first_light::{Running, streamed};
@@ -88,14 +89,30 @@ fn reloads(space: &Space<'_>) -> Result<()> {
     sidecar.says("serve.json")
 }
 
+/// On the volume of Tailscale's container, and on its own.
 fn restarts(space: &Space<'_>) -> Result<()> {
-    let mut sidecar = Sidecar::start(space, "again", 9983)?;
-    sidecar.answer(space)?;
+    let mut sidecar = Sidecar::prepare(space, "again", 9983)?;
     let identity = |space: &Space<'_>, name: &str| -> Result<(String, String)> {
         let device = space.device(name)?;
         Ok((device["stableID"].to_string(), device["addresses"].to_string()))
     };
+    let mut gos = tailnet::peer(&space.env.lab, &space.env.helpers, "serve-config");
+    gos.args(["-hostname", &sidecar.name, "-authkey", "tskey-auth-tagged"]);
+    gos.arg("-dir").arg(sidecar.state());
+    let mut gos = Running::start(gos.stdout(Stdio::piped()))?;
+    let mut said = BufReader::new(gos.0.stdout.take().context("no output")?).lines();
+    let first = said.next().context("Go's node ended")??;
+    ensure!(first.contains(r#""event":"running""#), "Go's node said {first}");
     let before = identity(space, &sidecar.name)?;
+    drop(gos);
+
+    sidecar.run(space)?;
+    sidecar.answer(space)?;
+    let taken_over = identity(space, &sidecar.name)?;
+    ensure!(
+        before == taken_over,
+        "Go's was {before:?} and it is {taken_over:?}"
+    );
     sidecar.restart(space)?;
     let start = Instant::now();
     sidecar.answer(space)?;

@@ -80,7 +80,7 @@ impl Sidecar {
         let mut proxy = alone(space);
         proxy
             .arg("run")
-            .env("TS_STATE_DIR", self.folder.join("state"))
+            .env("TS_STATE_DIR", self.state())
             .env("TS_HOSTNAME", &self.name)
             .env("TS_SERVE_CONFIG", self.folder.join("serve.json"))
             .env("TS_SOCKET", self.socket())
@@ -98,6 +98,11 @@ impl Sidecar {
             );
         proxy.stdout(log.try_clone()?).stderr(log);
         Ok(proxy)
+    }
+
+    /// The volume.
+    pub(super) fn state(&self) -> PathBuf {
+        self.folder.join("state")
     }
 
     /// Where the LocalAPI is.
