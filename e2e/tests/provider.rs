@@ -1,6 +1,7 @@
 //! The identity provider from a manifest: one of its own pods, its documents in objects of the cluster.
 
 mod client;
+mod guest;
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
@@ -30,6 +31,13 @@ pub(crate) const READY: Duration = Duration::from_secs(120);
 const DOCUMENT: &str = "postern.dev/role=document";
 
 fn provider(space: &Space<'_>) -> Result<()> {
+    let neighbour = space.neighbour();
+    let result = guest::settles(&neighbour).and_then(|()| served(space, &neighbour));
+    neighbour.delete();
+    result
+}
+
+fn served(space: &Space<'_>, neighbour: &Space<'_>) -> Result<()> {
     let name = space.name("idp");
     let namespace = &space.namespace;
     space.cluster().apply(&format!(
@@ -89,6 +97,7 @@ fn provider(space: &Space<'_>) -> Result<()> {
     inside(space, &party, &name, back_channel, &[])?;
     outside(space, &party, &name)?;
     client::declared(space, &party, &group, &name, back_channel)?;
+    guest::comes_and_goes(space, neighbour, &name)?;
     outlived(space, &party, &group, &name)?;
 
     space.cluster().run(&[

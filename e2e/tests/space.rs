@@ -1,7 +1,7 @@
 //! What one test has for itself: a namespace, names on the tailnet, and short ways to say what it wants.
 
 use std::cell::RefCell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use postern_e2e::app;
@@ -43,6 +43,15 @@ impl<'a> Space<'a> {
         Self {
             env,
             namespace,
+            notes: RefCell::default(),
+        }
+    }
+
+    /// Another namespace of the same test.
+    pub(crate) fn neighbour(&self) -> Self {
+        Self {
+            env: self.env,
+            namespace: format!("{}-b", self.namespace),
             notes: RefCell::default(),
         }
     }
@@ -164,6 +173,14 @@ impl<'a> Space<'a> {
             Some(device) => Ok(device),
             None => bail!("control knows no device {name}"),
         }
+    }
+
+    /// Has the operator look at an object now, and not when it is due.
+    pub(crate) fn look_again(&self, kind: &str, name: &str) -> Result<()> {
+        let looked = format!("example.com/looked={:?}", Instant::now());
+        let of_space = ["--namespace", self.namespace.as_str()];
+        let annotate = ["annotate", "--overwrite", kind, name, &looked];
+        self.cluster().run(&[&annotate[..], &of_space].concat()).map(drop)
     }
 
     /// Events about an object, newest last: `(type, reason, message)`.

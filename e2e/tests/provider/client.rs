@@ -6,14 +6,14 @@ use anyhow::{Context, Result, ensure};
 use postern_e2e::client::Fetch;
 use postern_e2e::product::NAMESPACE;
 use postern_e2e::relying_party::RelyingParty;
-use postern_e2e::{command, wait};
+use postern_e2e::wait;
 use serde_json::Value;
 
 use super::{READY, inside};
 use crate::rights::can_i;
 use crate::space::{FIRST_ANSWER, Space, condition, url};
 
-const REDIRECT: &str = "https://app.example.com/callback";
+pub(super) const REDIRECT: &str = "https://app.example.com/callback";
 const OTHER: &str = "https://app.example.com/elsewhere";
 
 /// From its manifest to its deletion; `name` is the device of the provider `login`, in the test's own namespace.
@@ -32,6 +32,7 @@ pub(super) fn declared(
     apply(space, "app", REDIRECT, "")?;
     refused(space, "app", "SecretNotWritable", "oidcClientNamespaces")?;
     let_in(space)?;
+    space.look_again("oidcclient", "app")?;
     let object = ready(space, "app")?;
     let secret = read(space, "app-oidc")?;
     let value = |key: &str| secret.get(key).map(String::as_str).unwrap_or_default();
@@ -98,7 +99,7 @@ fn apply(space: &Space<'_>, client: &str, redirect: &str, more: &str) -> Result<
 }
 
 /// The namespace opts in; the operator looks again by itself within half a minute, and at once when asked to.
-fn let_in(space: &Space<'_>) -> Result<()> {
+pub(super) fn let_in(space: &Space<'_>) -> Result<()> {
     let namespace = &space.namespace;
     space.cluster().apply(&format!(
         r#"apiVersion: rbac.authorization.k8s.io/v1
@@ -112,16 +113,7 @@ subjects: [{{ kind: ServiceAccount, name: postern-operator, namespace: {NAMESPAC
         let can = can_i(space, "postern-operator", "create", "secret", "", namespace);
         ensure!(can == "yes", "{can}");
         Ok(())
-    })?;
-    look_again(space)
-}
-
-fn look_again(space: &Space<'_>) -> Result<()> {
-    let mut annotate = space.cluster().kubectl();
-    annotate.args(["annotate", "--overwrite", "oidcclient", "app"]);
-    annotate.args(["--namespace", &space.namespace]);
-    annotate.arg(format!("example.com/looked={:?}", std::time::Instant::now()));
-    command::output(&mut annotate).map(drop)
+    })
 }
 
 fn rights(space: &Space<'_>) -> Result<()> {
@@ -145,7 +137,7 @@ fn rights(space: &Space<'_>) -> Result<()> {
 }
 
 /// Waits until the provider has the newest generation.
-fn ready(space: &Space<'_>, client: &str) -> Result<Value> {
+pub(super) fn ready(space: &Space<'_>, client: &str) -> Result<Value> {
     space
         .cluster()
         .wait("oidcclient", &space.namespace, client, READY, |object| {
@@ -157,7 +149,7 @@ fn ready(space: &Space<'_>, client: &str) -> Result<Value> {
         })
 }
 
-fn refused(space: &Space<'_>, client: &str, reason: &str, named: &str) -> Result<()> {
+pub(super) fn refused(space: &Space<'_>, client: &str, reason: &str, named: &str) -> Result<()> {
     let said = space
         .cluster()
         .wait("oidcclient", &space.namespace, client, FIRST_ANSWER, |object| {
@@ -170,7 +162,7 @@ fn refused(space: &Space<'_>, client: &str, reason: &str, named: &str) -> Result
 }
 
 /// A Secret's values.
-fn read(space: &Space<'_>, name: &str) -> Result<BTreeMap<String, String>> {
+pub(super) fn read(space: &Space<'_>, name: &str) -> Result<BTreeMap<String, String>> {
     let template =
         r#"--output=go-template={{range $k, $v := .data}}{{$k}}={{$v | base64decode}}{{"\n"}}{{end}}"#;
     let text = space
@@ -183,7 +175,7 @@ fn read(space: &Space<'_>, name: &str) -> Result<BTreeMap<String, String>> {
 }
 
 /// What the authorization endpoint answers alice.
-fn authorize(name: &str, id: &str, redirect: &str) -> Result<u16> {
+pub(super) fn authorize(name: &str, id: &str, redirect: &str) -> Result<u16> {
     let query = format!(
         "client_id={id}&redirect_uri={redirect}&response_type=code&scope=openid&state=s&prompt=consent\
          &code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM&code_challenge_method=S256"
@@ -220,7 +212,7 @@ fn changes_its_secret(space: &Space<'_>, name: &str, before: &BTreeMap<String, S
     space
         .cluster()
         .run(&["delete", "secret", "app-oidc", "--namespace", &space.namespace])?;
-    look_again(space)?;
+    space.look_again("oidcclient", "app")?;
     let after = wait::until("another client secret", READY, || {
         let after = read(space, "app-oidc")?;
         ensure!(
