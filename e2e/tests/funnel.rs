@@ -1,52 +1,57 @@
 //! Funnel from manifests: the internet reaches what they say, under the lock that they say, and nothing by accident.
 //! A Go node is the edge.
 
-use std::net::TcpListener;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+mod edge;
+mod keys;
+mod limits;
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use postern_e2e::client::{Fetch, Seen};
+use postern_e2e::client::Fetch;
 use postern_e2e::control::Control;
 use postern_e2e::lab::DOMAIN;
 use postern_e2e::product::NAMESPACE;
-use postern_e2e::{app, command, tailnet, wait};
+use postern_e2e::{app, wait};
 use serde_json::{Value, json};
 
+pub(crate) use self::edge::Edge;
+use self::keys::{OLD, OLD_PASSWORD};
 use crate::examples::Example;
-use crate::first_light::{Running, tempdir};
 use crate::rights::can_i;
-use crate::runner::{Test, seconds};
+use crate::runner::Test;
 use crate::space::{Space, condition, url};
 
 pub(crate) const TESTS: &[Test] = &[
     Test::beside("the_internet_reaches_what_a_manifest_opens_with_a_key", locked),
     Test::beside("nothing_comes_to_be_on_the_internet_by_accident", by_accident),
-    Test::beside("callers_have_their_limits_on_both_sides", limits),
+    Test::beside("callers_have_their_limits_on_both_sides", limits::hold),
     Test::beside("the_example_funnel_key_holds", example),
 ];
 
 /// For a condition, or a change of keys: the operator looks at Secrets of other namespaces every 30 s.
 const SAID: Duration = Duration::from_secs(90);
-const OLD: &str = "sk-old-0123456789abcdef";
-const NEW: &str = "sk-new-0123456789abcdef";
 
 fn locked(space: &Space<'_>) -> Result<()> {
     space.deploy("app")?;
     space.deploy("secret-app")?;
     let name = space.name("fun");
-    let edge = Edge::start(space)?;
-    keys(space, &[("ci", OLD)])?;
+    keys::old(space)?;
     space.cluster().apply(&format!(
         "{}  rules:
   - path: {{ value: /public }}
     backend: {{ service: {{ name: app, port: 80 }} }}
     access: {{ allow: [{{ user: alice@example.com }}] }}
   - backend: {{ service: {{ name: secret-app, port: 80 }} }}
-  funnel: {{ rules: [/public], auth: {{ bearerKeys: {{ secretRef: {{ name: keys }} }} }} }}
+  funnel:
+    ports: [443, 10000]
+    rules: [/public]
+    auth: {{ bearerKeys: {{ secretRef: {{ name: keys }} }}, basic: {{ secretRef: {{ name: people }} }} }}
 ",
         head(space, &name)
     ))?;
+    let edge = Edge::start(space)?;
+    let by_ipv6 = Edge::of_port(space, 10_000, "::1")?;
     said(space, &name, "FunnelReady", "FunnelReady", "")?;
     said(space, &name, "Ready", "Ready", "")?;
     let bearer = |key: &str| format!("Authorization: Bearer {key}");
@@ -82,6 +87,9 @@ fn locked(space: &Space<'_>) -> Result<()> {
         "the app was told the key"
     );
 
+    // The operator looks at the keys that are added by itself; meanwhile everything else is tried.
+    let proxies = keys::proxies(space)?;
+    keys::both(space)?;
     for (path, key, wanted) in [
         ("/public", "", 401),
         ("/public", "Authorization: Bearer sk-other-0123456789abc", 401),
@@ -91,6 +99,8 @@ fn locked(space: &Space<'_>) -> Result<()> {
         let answer = ask(path, &[key])?;
         ensure!(answer.status == wanted, "{path} with {key:?}: {}", answer.text);
     }
+    of_another_port(space, &name, &by_ipv6)?;
+    drop(by_ipv6);
     let on_tailnet = Fetch::get("alice", format!("{}/public", url(&name)))
         .send()?
         .seen()?;
@@ -116,7 +126,39 @@ fn locked(space: &Space<'_>) -> Result<()> {
         ask("/public", &[&bearer(OLD)]).map(drop)
     })?;
 
-    change_over(space, &name, &edge)
+    keys::change_over(space, &name, &edge)?;
+    ensure!(keys::proxies(space)? == proxies, "a proxy was restarted");
+    Ok(())
+}
+
+/// Port 10000, for a client that has IPv6 alone; on the tailnet it is what it is on 443.
+fn of_another_port(space: &Space<'_>, name: &str, edge: &Edge) -> Result<()> {
+    let authority = format!("{name}.{DOMAIN}:10000");
+    let bearer = format!("Authorization: Bearer {OLD}");
+    let seen = wait::until("an answer through its edge", SAID, || {
+        edge.get(space, name, "/public", &[&bearer])?.seen()
+    })?;
+    for (header, value) in [
+        ("Tailscale-Funnel-Request", "?1"),
+        ("X-Forwarded-For", "::1"),
+        ("X-Forwarded-Host", &authority),
+    ] {
+        ensure!(
+            seen.header(header) == [value],
+            "{header} is {:?}",
+            seen.header(header)
+        );
+    }
+    for (path, key, wanted) in [("/public", "", 401), ("/", &*bearer, 404)] {
+        let answer = edge.get(space, name, path, &[key])?;
+        ensure!(answer.status == wanted, "{path} with {key:?}: {}", answer.text);
+    }
+    let on_tailnet = Fetch::get("alice", format!("https://{authority}/public")).send()?;
+    ensure!(
+        on_tailnet.seen()?.header("Tailscale-User-Login") == ["alice@example.com"],
+        "{on_tailnet:?}"
+    );
+    Ok(())
 }
 
 /// Proxies read hashes, and no more than that; the operator what it was given.
@@ -133,60 +175,6 @@ fn rights(space: &Space<'_>, name: &str) -> Result<()> {
         let can = can_i(space, account, verb, "secret", secret, namespace);
         ensure!((can == "yes") == may, "{account} {verb} {secret}: {can}");
     }
-    Ok(())
-}
-
-/// Old and new keys hold at once, the old one is out when it is taken out, and no pod restarts for it.
-fn change_over(space: &Space<'_>, name: &str, edge: &Edge) -> Result<()> {
-    let status = |key: &str| -> Result<u16> {
-        let header = format!("Authorization: Bearer {key}");
-        Ok(edge.get(space, name, "/public", &[&header])?.status)
-    };
-    let pods = || -> Result<Vec<Value>> {
-        let pods = space
-            .cluster()
-            .list("pod", NAMESPACE, "postern.dev/proxy-group=default")?;
-        let of = |pod: &Value| {
-            json!([
-                pod["metadata"]["uid"],
-                pod["status"]["containerStatuses"][0]["restartCount"]
-            ])
-        };
-        Ok(pods.iter().map(of).collect())
-    };
-    let before = pods()?;
-    ensure!(!before.is_empty(), "there is no proxy");
-    keys(space, &[("ci", &format!("{OLD}\n{NEW}"))])?;
-    let start = Instant::now();
-    wait::until("the new key to hold", SAID, || {
-        ensure!(status(OLD)? == 200, "the old one doesn't");
-        ensure!(status(NEW)? == 200, "not yet");
-        Ok(())
-    })?;
-    space.note(format!("a new key after {}", seconds(start.elapsed())));
-    keys(space, &[("ci", NEW), ("short", "secret")])?;
-    wait::until("the old key to be out", SAID, || {
-        ensure!(status(NEW)? == 200, "the new one doesn't hold");
-        ensure!(status(OLD)? == 401, "not yet");
-        Ok(())
-    })?;
-    // The bad entry is named, and costs the good ones nothing.
-    said(space, name, "ResolvedRefs", "InvalidSecret", "entry short")?;
-    space
-        .cluster()
-        .run(&["delete", "secret", "keys", "--namespace", &space.namespace])?;
-    wait::until("nobody to have a key", SAID, || {
-        ensure!(status(NEW)? == 401, "not yet");
-        Ok(())
-    })?;
-    said(
-        space,
-        name,
-        "ResolvedRefs",
-        "SecretNotFound",
-        "spec.funnel.auth.bearerKeys",
-    )?;
-    ensure!(pods()? == before, "a proxy was restarted");
     Ok(())
 }
 
@@ -230,11 +218,12 @@ fn by_accident(space: &Space<'_>) -> Result<()> {
         "it is on the internet without a lock"
     );
 
-    // Said in words it is.
-    apply("{ unauthenticated: true }")?;
+    // Said in words it is: on that port, and there on the internet alone.
+    apply("{ ports: [8443], only: true, unauthenticated: true }")?;
+    let of_8443 = Edge::of_port(space, 8443, "127.0.0.1")?;
     said(space, &name, "FunnelReady", "FunnelReady", "")?;
     wait::until("an answer through the edge", SAID, || {
-        let answer = edge.get(space, &name, "/", &["Authorization: Bearer the-apps-own"])?;
+        let answer = of_8443.get(space, &name, "/", &["Authorization: Bearer the-apps-own"])?;
         ensure!(answer.status == 200, "{}", answer.text);
         ensure!(
             answer.seen()?.header("Authorization") == ["Bearer the-apps-own"],
@@ -243,10 +232,20 @@ fn by_accident(space: &Space<'_>) -> Result<()> {
         );
         Ok(())
     })?;
+    ensure!(
+        edge.get(space, &name, "/", &[]).is_err(),
+        "port 443 is on the internet too"
+    );
+    let on_tailnet = Fetch {
+        timeout_ms: Some(2000),
+        ..Fetch::get("alice", format!("{}:8443/", url(&name)))
+    };
+    ensure!(on_tailnet.send().is_err(), "port 8443 is on the tailnet too");
+    space.answer(&url(&name))?;
     // What is taken back is gone, and the tailnet's side stays.
     apply("{}")?;
     wait::until("it to be off the internet", SAID, || {
-        ensure!(edge.get(space, &name, "/", &[]).is_err(), "it is there still");
+        ensure!(of_8443.get(space, &name, "/", &[]).is_err(), "it is there still");
         Ok(())
     })?;
     space.answer(&url(&name))?;
@@ -261,109 +260,6 @@ fn by_accident(space: &Space<'_>) -> Result<()> {
     said(space, &name, "FunnelReady", "FunnelUnavailable", "funnel")?;
     said(space, &name, "Ready", "FunnelUnavailable", "funnel")?;
     space.answer(&url(&name)).map(drop)
-}
-
-fn limits(space: &Space<'_>) -> Result<()> {
-    space.deploy("app")?;
-    let name = space.name("lim");
-    let edge = Edge::start(space)?;
-    keys(space, &[("one", OLD), ("two", NEW)])?;
-    space.cluster().apply(&format!(
-        "{}  rules:
-  - backend: {{ service: {{ name: app, port: 80 }} }}
-    limits: {{ perUser: {{ requestsPerMinute: 3 }} }}
-  - path: {{ value: /slow }}
-    backend: {{ service: {{ name: app, port: 80 }} }}
-    rewrite: {{ replacePrefix: /stream }}
-    limits: {{ perUser: {{ concurrent: 1 }} }}
-  funnel:
-    rules: [/]
-    sources: [127.0.0.0/30]
-    auth: {{ bearerKeys: {{ secretRef: {{ name: keys }} }} }}
-    limits: {{ perKey: {{ requestsPerMinute: 2 }}, perAddress: {{ requestsPerMinute: 4 }} }}
-",
-        head(space, &name)
-    ))?;
-    said(space, &name, "Ready", "Ready", "")?;
-    let ask = |from: &str, key: &str| {
-        let header = format!("Authorization: Bearer {key}");
-        edge.ask(space, from, &name, "/", &[&header], None)
-    };
-    // Who isn't let in uses nothing up.
-    let stranger = wait::until("an answer through the edge", SAID, || ask("127.0.0.9", OLD))?;
-    ensure!(stranger.status == 403, "{}", stranger.text);
-    for (from, key, wanted) in [
-        ("127.0.0.1", OLD, 200),
-        ("127.0.0.1", OLD, 200),
-        ("127.0.0.1", OLD, 429),
-        // Another address changes nothing for the key, nor a key for the address.
-        ("127.0.0.2", OLD, 429),
-        ("127.0.0.1", NEW, 200),
-        ("127.0.0.1", NEW, 429),
-        ("127.0.0.2", NEW, 200),
-    ] {
-        let answer = ask(from, key)?;
-        ensure!(
-            answer.status == wanted,
-            "{key} from {from}, wanted {wanted}: {}",
-            answer.text
-        );
-        let after = answer.text.to_ascii_lowercase().contains("\nretry-after: ");
-        ensure!(after == (wanted == 429), "{}", answer.text);
-    }
-
-    let on_tailnet = |user: &str, key: &str| {
-        let fetch = Fetch::get(user, url(&name));
-        match key {
-            "" => fetch.send(),
-            key => fetch.header("Authorization", &format!("Bearer {key}")).send(),
-        }
-    };
-    let mut spent = 0;
-    while on_tailnet("carol", "")?.status == 200 {
-        spent += 1;
-        ensure!(spent < 20, "carol has no limit");
-    }
-    ensure!(spent >= 3, "carol had {spent}");
-    let refused = on_tailnet("carol", "")?;
-    ensure!(
-        refused.status == 429 && !refused.header("Retry-After").is_empty(),
-        "{refused:?}"
-    );
-    // The other user is another matter, but not with a key that is used up.
-    ensure!(
-        on_tailnet("bob", NEW)?.status == 429,
-        "the key holds on the tailnet"
-    );
-    ensure!(on_tailnet("bob", "")?.status == 200, "bob pays for others");
-
-    at_once(&name)
-}
-
-/// One request at a time: the second is refused while the first one's answer goes on, and let in after it.
-fn at_once(name: &str) -> Result<()> {
-    let slow = |ms: u32, n: u32| Fetch::get("alice", format!("{}/slow?n={n}&ms={ms}", url(name)));
-    std::thread::scope(|scope| {
-        // It may itself come while one of the others runs.
-        let first = scope.spawn(|| {
-            wait::until("the first to be let in", SAID, || {
-                let first = slow(1000, 8).send()?;
-                ensure!(first.status == 200, "status {}", first.status);
-                Ok(first)
-            })
-        });
-        let refused = wait::until("the second to be refused", SAID, || {
-            let second = slow(1, 1).send()?;
-            ensure!(second.status == 429, "status {}", second.status);
-            Ok(second)
-        });
-        first.join().map_err(|_| anyhow::anyhow!("it panicked"))??;
-        ensure!(refused?.header("Retry-After") == ["1"], "no Retry-After");
-        wait::until("the next to be let in", SAID, || {
-            ensure!(slow(1, 1).send()?.status == 200, "not yet");
-            Ok(())
-        })
-    })
 }
 
 /// `examples/funnel-key`, with a key of ours.
@@ -414,30 +310,6 @@ fn head(space: &Space<'_>, name: &str) -> String {
     )
 }
 
-/// The Secret `keys`, which the operator may read.
-fn keys(space: &Space<'_>, entries: &[(&str, &str)]) -> Result<()> {
-    let namespace = &space.namespace;
-    let data: serde_json::Map<String, Value> = (entries.iter())
-        .map(|(name, value)| ((*name).to_owned(), json!(value)))
-        .collect();
-    let rules =
-        json!([{ "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["keys"], "verbs": ["get"] }]);
-    let meta = json!({ "name": "keys", "namespace": namespace });
-    let group = "rbac.authorization.k8s.io";
-    for object in [
-        json!({ "apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": data }),
-        json!({ "apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": meta, "rules": rules }),
-        json!({
-            "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": meta,
-            "roleRef": { "apiGroup": group, "kind": "Role", "name": "keys" },
-            "subjects": [{ "kind": "ServiceAccount", "name": "postern-operator", "namespace": NAMESPACE }],
-        }),
-    ] {
-        space.cluster().apply(&object.to_string())?;
-    }
-    Ok(())
-}
-
 fn said(space: &Space<'_>, name: &str, kind: &str, reason: &str, named: &str) -> Result<Value> {
     space
         .cluster()
@@ -462,121 +334,9 @@ fn logged(space: &Space<'_>, name: &str) -> Result<()> {
             .find(|line| line.contains(&format!("{name}.{DOMAIN}")) && line.contains("key:ci"))
             .context("there is no line with the key")?;
         ensure!(line.contains("127.0.0.1"), "{line}");
-        ensure!(!log.contains(OLD), "the log has the key");
+        for secret in [OLD, OLD_PASSWORD] {
+            ensure!(!log.contains(secret), "the log has {secret}");
+        }
         Ok(())
     })
-}
-
-/// A Go node in the place of Funnel's edge.
-pub(crate) struct Edge {
-    name: String,
-    listen: String,
-    process: Option<Running>,
-}
-
-/// What somebody on the internet got.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) text: String,
-    body: String,
-}
-
-impl Edge {
-    pub(crate) fn start(space: &Space<'_>) -> Result<Self> {
-        let name = space.name("edge");
-        // The port is free again when the edge wants it, and nobody is given it twice in a row.
-        let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-        let mut edge = tailnet::peer(&space.env.lab, &space.env.helpers, "edge");
-        edge.args([
-            "-hostname",
-            &name,
-            "-authkey",
-            "tskey-auth-carol",
-            "-listen",
-            &listen,
-            "-dir",
-        ]);
-        edge.arg(tempdir(&name)).stdout(Stdio::null());
-        let process = Running::start(&mut edge)?;
-        wait::until("the edge to listen", SAID, || {
-            std::net::TcpStream::connect(&listen)
-                .map(drop)
-                .context(listen.clone())
-        })?;
-        Ok(Self {
-            name,
-            listen,
-            process: Some(process),
-        })
-    }
-
-    /// Gives it the capability, or takes it.
-    fn may(&self, may: bool) -> Result<()> {
-        let path = format!("/admin/nodes/{}/ingress-cap", self.name);
-        Control.call("PUT", &path, Some(&json!(may))).map(drop)
-    }
-
-    /// Where clients on the internet connect to.
-    pub(crate) fn address(&self) -> &str {
-        &self.listen
-    }
-
-    pub(crate) fn get(&self, space: &Space<'_>, name: &str, path: &str, headers: &[&str]) -> Result<Answer> {
-        self.ask(space, "127.0.0.1", name, path, headers, None)
-    }
-
-    /// A request from an address, a POST where it has a body; an error where the edge wasn't let in.
-    fn ask(
-        &self,
-        space: &Space<'_>,
-        from: &str,
-        name: &str,
-        path: &str,
-        headers: &[&str],
-        body: Option<&str>,
-    ) -> Result<Answer> {
-        let host = format!("{name}.{DOMAIN}");
-        let mut curl = Command::new("curl");
-        curl.args([
-            "--silent",
-            "--show-error",
-            "--include",
-            "--http1.1",
-            "--max-time",
-            "10",
-        ]);
-        curl.args(["--interface", from, "--cacert"])
-            .arg(tailnet::issuing_root(&space.env.lab));
-        curl.args(["--connect-to", &format!("{host}:443:{}", self.listen)]);
-        for header in headers.iter().filter(|header| !header.is_empty()) {
-            curl.args(["--header", header]);
-        }
-        if let Some(body) = body {
-            curl.args(["--data", body]);
-        }
-        let text = command::output(curl.arg(format!("https://{host}{path}")))?;
-        let (head, body) = text.split_once("\r\n\r\n").context("no head")?;
-        let status = head.split(' ').nth(1).context("no status")?.parse()?;
-        Ok(Answer {
-            status,
-            body: body.to_owned(),
-            text,
-        })
-    }
-}
-
-impl Drop for Edge {
-    fn drop(&mut self) {
-        drop(self.process.take());
-        let _ = std::fs::remove_dir_all(tempdir(&self.name));
-        // A device that nobody will delete otherwise.
-        let _ = Control.call("DELETE", &format!("/admin/nodes/{}", self.name), None);
-    }
-}
-
-impl Answer {
-    pub(crate) fn seen(&self) -> Result<Seen> {
-        serde_json::from_str(&self.body).with_context(|| format!("not the backend's echo: {}", self.text))
-    }
 }
