@@ -5,7 +5,7 @@ mod login;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -78,12 +78,7 @@ impl<'a> Example<'a> {
 
     /// A file, with what its reader is told to fill in.
     pub(crate) fn read(&self, file: &str, filled_in: &[(&str, &str)]) -> Result<String> {
-        let mut text = fs::read_to_string(self.folder.join(file)).with_context(|| file.to_owned())?;
-        for (blank, value) in filled_in {
-            ensure!(text.contains(blank), "{file} has no {blank}");
-            text = text.replace(blank, value);
-        }
-        Ok(text)
+        read(&self.folder.join(file), filled_in)
     }
 
     /// Loads the images that a manifest names, and applies it.
@@ -104,6 +99,17 @@ impl Drop for Example<'_> {
         let gone = ["delete", "namespace", self.namespace, "--wait=false"];
         let _ = self.space.cluster().run(&gone);
     }
+}
+
+/// A manifest of an example, with what its reader is told to fill in.
+pub(crate) fn read(path: &Path, filled_in: &[(&str, &str)]) -> Result<String> {
+    let file = || path.display().to_string();
+    let mut text = fs::read_to_string(path).with_context(file)?;
+    for (blank, value) in filled_in {
+        ensure!(text.contains(blank), "{} has no {blank}", file());
+        text = text.replace(blank, value);
+    }
+    Ok(text)
 }
 
 /// Takes the device of an earlier run away, whose state went with its pod: the name is the example's own.
@@ -254,7 +260,7 @@ fn ha_service(space: &Space<'_>) -> Result<()> {
     let example = Example::new(space, "ha-service", "status")?;
     example.apply_files(&["app.yaml", "service.yaml"])?;
     let result = on_two_replicas(space);
-    // The group is nobody's but the example's.
+    // The group is nobody's but the example's. Without a Service it has no hosts.
     space.cluster().run(&[
         "delete",
         "tailnetservice",
@@ -262,10 +268,22 @@ fn ha_service(space: &Space<'_>) -> Result<()> {
         "--namespace=status",
         "--timeout=60s",
     ])?;
+    let no_hosts = wait::until("the hosts to go", FIRST_ANSWER, || {
+        let devices = Control.devices()?;
+        let hosts = devices.iter().filter_map(|device| device["name"].as_str());
+        let hosts: Vec<_> = hosts
+            .filter(|name| name.starts_with("ha-0-") || name.starts_with("ha-1-"))
+            .collect();
+        ensure!(hosts.is_empty(), "{hosts:?} are on the tailnet");
+        let records = "postern.dev/proxy-group=ha,postern.dev/role=node";
+        let records = space.cluster().list("secret", NAMESPACE, records)?;
+        ensure!(records.is_empty(), "{} have a Secret", records.len());
+        Ok(())
+    });
     space
         .cluster()
         .run(&["delete", "proxygroup", "ha", "--timeout=60s"])?;
-    result
+    result.and(no_hosts)
 }
 
 fn on_two_replicas(space: &Space<'_>) -> Result<()> {
