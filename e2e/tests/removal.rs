@@ -52,9 +52,16 @@ fn ingress(space: &Space<'_>) -> Result<()> {
 fn namespace(space: &Space<'_>) -> Result<()> {
     let (name, _) = space.app()?;
     let uid = uid(space, &name)?;
+    let service = space.name("svc");
+    space
+        .cluster()
+        .apply(&services::manifest(space, "svc", &service, 5432))?;
+    services::wait_for(space, "svc", "Defined", "Defined", "100.")?;
     space
         .cluster()
         .run(&["delete", "namespace", &space.namespace, "--timeout=60s"])?;
+    let left = services::Api::open()?.definition(&format!("svc:{service}"))?;
+    ensure!(left.is_none(), "the definition stays: {left:?}");
     nothing_left(space, &uid, &name)
 }
 

@@ -49,9 +49,12 @@ fn defined(space: &Space<'_>) -> Result<()> {
         object["status"]
     );
     let owners: Value = serde_json::from_str(definition["annotations"][OWNERS].as_str().unwrap_or_default())?;
+    let cluster = space.cluster().get("namespace", "", "kube-system")?;
+    let cluster = cluster.context("there is no kube-system")?;
+    let us = &cluster["metadata"]["uid"];
     ensure!(
-        owners["ownerRefs"].as_array().is_some_and(|refs| refs.len() == 1),
-        "{owners}"
+        owners["ownerRefs"] == json!([{ "operatorID": us }]),
+        "the owners are {owners}, this cluster is {us}"
     );
 
     // A change of ports is written, with the addresses as they are.

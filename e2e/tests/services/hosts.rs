@@ -66,6 +66,7 @@ spec:
         "its status is {}",
         object["status"]
     );
+    stands(&object, None)?;
     every_port(&fqdn)?;
 
     // Without approval the condition has what the policy lacks; the replica goes on without.
@@ -81,9 +82,9 @@ spec:
     };
     approve(false)?;
     let line = format!(r#""autoApprovers": {{ "services": {{ "{service}": ["tag:k8s"] }} }}"#);
-    let refused = wait_for(space, "web", "Approved", "NeedsApproval", &line);
+    let refused = wait_for(space, "web", "Ready", "NeedsApproval", &line);
     approve(true)?;
-    refused?;
+    stands(&refused?, Some("Approved"))?;
     wait_for(space, "web", "Ready", "Ready", "")?;
     space.answer(&url(&name))?;
 
@@ -93,6 +94,32 @@ spec:
         "it is still defined"
     );
     nothing_left(space, &name)
+}
+
+/// The conditions are there in the order in which a Service comes up, and hold up to the one that is missing.
+fn stands(object: &Value, missing: Option<&str>) -> Result<()> {
+    const ORDER: [&str; 9] = [
+        "Accepted",
+        "ResolvedRefs",
+        "Defined",
+        "Offered",
+        "Approved",
+        "CertificateReady",
+        "Advertised",
+        "Serving",
+        "Ready",
+    ];
+    let conditions = object["status"]["conditions"].as_array();
+    let said: Vec<_> = (conditions.into_iter().flatten())
+        .map(|condition| {
+            let text = |key: &str| condition[key].as_str().unwrap_or_default();
+            (text("type"), text("status"))
+        })
+        .collect();
+    ensure!(said.iter().map(|(kind, _)| *kind).eq(ORDER), "there are {said:?}");
+    let first = said.iter().find(|(_, status)| *status != "True");
+    ensure!(first.map(|(kind, _)| *kind) == missing, "they are {said:?}");
+    Ok(())
 }
 
 /// HTTPS, HTTP, TLS that is ended before the bytes go on, and bytes; each as in a TailnetIngress.
