@@ -36,8 +36,14 @@ fn hello_greets_its_visitor_by_name() {
     with_lab(async |lab| {
         lab.start_clients().await;
         lab.start_example(&example("hello"), "tskey-auth-tagged", &[]);
-        let page = page(lab, "http://hello/").await;
-        assert_eq!(page["body"], "Hello, Alice Example!\n");
+        assert_eq!(
+            page(lab, "http://hello/").await["body"],
+            "Hello, Alice Example!\n"
+        );
+        let addresses = lab.device("hello").await["addresses"].clone();
+        let v6 = addresses[1].as_str().unwrap().strip_suffix("/128").unwrap();
+        let by_v6 = page(lab, &format!("http://[{v6}]/")).await;
+        assert_eq!(by_v6["body"], "Hello, Alice Example!\n");
     });
 }
 

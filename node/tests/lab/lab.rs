@@ -177,6 +177,22 @@ impl Lab {
         pid
     }
 
+    /// A Go node that serves HTTPS, with its state in a directory of its name.
+    pub async fn start_go_server(&mut self, hostname: &str) -> u32 {
+        let dir = self.path(hostname);
+        let arguments = [
+            "serve-tsnet",
+            "-hostname",
+            hostname,
+            "-dir",
+            dir.to_str().unwrap(),
+        ];
+        let authority = [("TS_DEBUG_ACME_DIRECTORY_URL", DIRECTORY)];
+        let pid = self.start(&programs().join("peer"), &arguments, &authority);
+        self.says(pid, "serving").await;
+        pid
+    }
+
     /// A Go node that sends a datagram until it comes back.
     pub fn start_udp_client(&mut self, to: &str) -> u32 {
         let dir = self.path("udp-client");
@@ -255,6 +271,38 @@ impl Lab {
         std::fs::write(self.path("trust.pem"), trust).unwrap();
     }
 
+    /// Changes the network that the test has for itself.
+    pub fn network(&self, command: &str) {
+        let mut words = command.split(' ');
+        let output = Command::new(words.next().unwrap()).args(words).output();
+        let output = output.unwrap_or_else(|error| panic!("{command}: {error}"));
+        assert!(
+            output.status.success(),
+            "{command}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// A control server of another tailnet; its URL.
+    pub async fn start_other_control(&mut self) -> String {
+        let ports = [
+            "-control-port",
+            "9931",
+            "-admin-port",
+            "9932",
+            "-derp-port",
+            "9944",
+        ];
+        let others = ["-stun-port", "9979", "-domain", "other-tailnet.ts.net"];
+        self.start(
+            &programs().join("labcontrol"),
+            &[&ports[..], &others].concat(),
+            &[],
+        );
+        self.answers("127.0.0.1:9932", "/admin/nodes").await;
+        "http://127.0.0.1:9931".to_owned()
+    }
+
     /// Asks a program to end.
     pub fn interrupt(&self, pid: u32) {
         let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
@@ -283,7 +331,12 @@ impl Lab {
 
     /// A request through the Go client of a user; what came back.
     pub async fn fetch(&self, user: &str, url: &str) -> Value {
-        let body = serde_json::json!({"as": user, "url": url, "timeoutMS": 5000});
+        self.fetch_within(5, user, url).await
+    }
+
+    /// The same, with so many seconds for it.
+    pub async fn fetch_within(&self, seconds: u64, user: &str, url: &str) -> Value {
+        let body = serde_json::json!({"as": user, "url": url, "timeoutMS": seconds * 1000});
         let answer = exchange(CLIENTS, "POST", "/fetch", Some(body.to_string())).await;
         // A client that is not up yet answers by text.
         serde_json::from_str(&answer.unwrap().1).unwrap_or_default()

@@ -6,11 +6,14 @@
 #![expect(unreachable_pub, reason = "nothing leaves a test binary")]
 #![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
+mod deltas;
 mod examples;
 mod funnel;
 mod joining;
 mod lab;
+mod leaving;
 mod namespace;
+mod paths;
 mod questions;
 mod service;
 mod takeover;

@@ -19,6 +19,8 @@ fn questions_of_control_are_answered_as_go_answers_them() {
             ("PUT", "echo"),
             ("GET", "vip-services"),
             ("POST", "vip-services"),
+            ("GET", "tls-cert-status?domain=nobodys.lab-tailnet.ts.net"),
+            ("GET", "tls-cert-status"),
             ("GET", "logtail/flush"),
             ("GET", "sockstats"),
             ("POST", "update"),

@@ -26,8 +26,11 @@ fn a_service_is_reached_on_another_host_when_one_ends() {
         lab.start_authority().await;
         lab.start_clients().await;
         let definition = json!({"name": SERVICE, "ports": ["tcp:80", "tcp:443"]});
-        lab.admin("PUT", &format!("/services/{SERVICE}"), Some(definition))
+        let (_, defined) = lab
+            .admin("PUT", &format!("/services/{SERVICE}"), Some(definition))
             .await;
+        let defined: Value = serde_json::from_str(&defined).unwrap();
+        let by_v6 = format!("http://[{}]/", defined["addrs"][1].as_str().unwrap());
         let (plain, secure) = (
             "http://clock.lab-tailnet.ts.net/",
             "https://clock.lab-tailnet.ts.net/",
@@ -37,6 +40,7 @@ fn a_service_is_reached_on_another_host_when_one_ends() {
         lab.says(one, "approved=true").await;
         reaches(lab, plain, "clock-host").await;
         reaches(lab, secure, "clock-host").await;
+        reaches(lab, &by_v6, "clock-host").await;
         let (_, listed) = lab.admin("GET", "/nodes/clock-host/c2n/vip-services", None).await;
         let listed: Value = serde_json::from_str(&listed).unwrap();
         let wanted = json!([{"Name": SERVICE, "Ports": ["tcp:80", "tcp:443"], "Active": true}]);

@@ -6,6 +6,7 @@ use postern_node::{
     node::Config,
     state::{DirStore, StateStore},
 };
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::lab::{eventually, up, with_lab};
 
@@ -37,6 +38,39 @@ fn the_node_that_tsnet_was_is_taken_over() {
         }
         assert_eq!(before["stableID"], me.stable_id);
         assert!(store.read("state").await.unwrap().is_some());
+        node.close().await;
+    });
+}
+
+#[test]
+fn the_certificate_that_tsnet_had_is_served_on() {
+    with_lab(async |lab| {
+        const NAME: &str = "gone.lab-tailnet.ts.net";
+        lab.start_authority().await;
+        lab.start_clients().await;
+        let go = lab.start_go_server("gone").await;
+        eventually("Go's node has a certificate", async || {
+            let answer = lab.fetch("bob", &format!("https://{NAME}/")).await;
+            answer["cert"]["names"][0] == NAME
+        })
+        .await;
+        lab.kill(go);
+
+        let dir = lab.path("gone");
+        let file = dir.join("certs").join(format!("{NAME}.crt"));
+        let gos: Vec<_> = CertificateDer::pem_file_iter(file)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        let config = Config {
+            store: Arc::new(DirStore::open(&dir).unwrap()),
+            // Nobody is there who could issue another one.
+            acme_directory: "https://127.0.0.1:1/dir".to_owned(),
+            ..lab.config("gone", None)
+        };
+        let (node, me) = up(config).await;
+        assert_eq!(me.name, NAME);
+        assert_eq!(node.cert(NAME).await.unwrap().chain, gos);
         node.close().await;
     });
 }

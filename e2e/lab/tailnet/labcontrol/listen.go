@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// outage simulates one of the control server: connections are dropped and new ones refused.
+// outage simulates one of a server: connections are dropped and new ones refused.
 type outage struct {
 	mu    sync.Mutex
 	on    bool

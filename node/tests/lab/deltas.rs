@@ -1,0 +1,114 @@
+//! Changes of the map, as Go's encoder writes them: testcontrol itself sends whole maps only.
+
+use std::sync::Arc;
+
+use postern_node::netmap::Netmap;
+use serde_json::{Value, json};
+use tokio::{sync::watch, time::timeout};
+
+use crate::lab::{Lab, SOON, eventually, up, with_lab};
+
+/// Waits for a netmap.
+async fn becomes(
+    what: &str,
+    netmap: &mut watch::Receiver<Option<Arc<Netmap>>>,
+    wanted: impl Fn(&Netmap) -> bool,
+) {
+    let so = netmap.wait_for(|netmap| netmap.as_ref().is_some_and(|netmap| wanted(netmap)));
+    let so = timeout(SOON, so).await;
+    so.unwrap_or_else(|_| panic!("{what}: not within {SOON:?}"))
+        .unwrap();
+}
+
+/// Goes through Go's types on its way.
+async fn send(lab: &Lab, message: Value) {
+    let (status, said) = lab.admin("POST", "/nodes/delta/raw", Some(message.clone())).await;
+    assert_eq!(status, 200, "{message}: {said}");
+}
+
+#[test]
+fn each_kind_of_change_is_merged_as_go_writes_it() {
+    with_lab(async |lab| {
+        lab.start_clients().await;
+        lab.fetch("alice", "http://100.100.100.100/").await;
+        let (node, _) = up(lab.config("delta", Some("tskey-auth-bob"))).await;
+        eventually("alice is online", async || {
+            lab.device("alice-laptop").await["online"] == true
+        })
+        .await;
+        let alice = lab.device("alice-laptop").await["id"].as_i64().unwrap();
+        let mut netmap = node.netmap();
+        becomes("alice is there", &mut netmap, |netmap| {
+            netmap.peers.contains_key(&alice)
+        })
+        .await;
+
+        let key = format!("nodekey:{:064x}", 0xfeed_u32);
+        let patch = json!({
+            "NodeID": alice, "DERPRegion": 7, "Cap": 99, "Endpoints": ["192.0.2.1:5"], "Online": false,
+            "Key": key, "DiscoKey": format!("discokey:{:064x}", 0xd15c_u32), "CapMap": {"example.com/x": [1]},
+            "KeyExpiry": "2090-01-02T03:04:05Z",
+        });
+        send(lab, json!({"PeersChangedPatch": [patch]})).await;
+        becomes("a patch", &mut netmap, |netmap| {
+            let peer = &netmap.peers[&alice];
+            (peer.home_derp, peer.cap, peer.online) == (Some(7), 99, Some(false))
+                && peer.endpoints == ["192.0.2.1:5".parse().unwrap()]
+                && peer.key.to_string() == key
+                && peer.cap_map.contains_key("example.com/x")
+                && peer
+                    .key_expiry
+                    .is_some_and(|end| end.to_string() == "2090-01-02T03:04:05Z")
+        })
+        .await;
+        send(lab, json!({"OnlineChange": {alice.to_string(): true}})).await;
+        becomes("online", &mut netmap, |netmap| {
+            netmap.peers[&alice].online == Some(true)
+        })
+        .await;
+
+        let other = json!({
+            "ID": 999, "StableID": "n999", "Name": "other.lab-tailnet.ts.net.", "User": 77,
+            "Key": format!("nodekey:{:064x}", 999), "Addresses": ["100.64.9.9/32"], "AllowedIPs": ["100.64.9.9/32"],
+            "Hostinfo": {"OS": "plan9"}, "MachineAuthorized": true,
+        });
+        let user = json!({"ID": 77, "LoginName": "r&d@example.com", "DisplayName": "R&D <x> \"y\""});
+        send(lab, json!({"PeersChanged": [other], "UserProfiles": [user]})).await;
+        becomes("a new peer", &mut netmap, |netmap| {
+            netmap.peers.contains_key(&999)
+        })
+        .await;
+        let who = node
+            .whois("100.64.9.9".parse().unwrap(), "100.64.0.1".parse().unwrap())
+            .unwrap();
+        assert_eq!(who.user.display_name, "R&D <x> \"y\"");
+        send(lab, json!({"PeersRemoved": [999]})).await;
+        becomes("it goes", &mut netmap, |netmap| !netmap.peers.contains_key(&999)).await;
+
+        send(lab, json!({"Domain": "new.example.com", "Health": ["something"]})).await;
+        becomes("domain and health", &mut netmap, |netmap| {
+            netmap.domain == "new.example.com" && netmap.health == ["something"]
+        })
+        .await;
+        let dns = json!({"Proxied": true, "CertDomains": ["x.lab-tailnet.ts.net"], "Routes": {"a.": null}});
+        send(lab, json!({"DNSConfig": dns})).await;
+        becomes("DNS", &mut netmap, |netmap| {
+            netmap.cert_domains == ["x.lab-tailnet.ts.net"]
+        })
+        .await;
+        let relays = json!({"Regions": {"7": {"RegionID": 7, "RegionCode": "new", "Nodes": []}}});
+        send(lab, json!({"DERPMap": relays})).await;
+        becomes("relays", &mut netmap, |netmap| {
+            netmap.derp.regions.keys().eq([&7])
+        })
+        .await;
+
+        // Whole maps again: nothing of all that stays.
+        lab.admin("POST", "/nodes/delta/auto", None).await;
+        becomes("the whole map", &mut netmap, |netmap| {
+            netmap.derp.regions.contains_key(&1) && netmap.peers[&alice].key.to_string() != key
+        })
+        .await;
+        node.close().await;
+    });
+}

@@ -1,0 +1,180 @@
+//! Ways to a Go node and from it that come, go and change.
+
+use std::time::{Duration, Instant};
+
+use postern_node::{
+    engine::{TcpListener, TcpStream},
+    node::{Config, Node},
+};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::sleep,
+};
+
+use crate::lab::{Lab, eventually, up, with_lab};
+
+/// All UDP but the relay's STUN.
+const NO_UDP_V4: &str = "iptables --append INPUT --protocol udp --match multiport ! --ports 9978 --jump DROP";
+const NO_UDP_V6: &str = "ip6tables --append INPUT --protocol udp --jump DROP";
+
+const EVERY: Duration = Duration::from_millis(100);
+
+/// Says a line every tenth of a second: 3 by default, or as many as the path says.
+async fn drip(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut request = vec![0; 1024];
+    let length = stream.read(&mut request).await?;
+    let request = String::from_utf8_lossy(&request[..length]).into_owned();
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let lines = path.trim_matches('/').parse().unwrap_or(3);
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        .await?;
+    for number in 0..lines {
+        stream.write_all(format!("{number}\n").as_bytes()).await?;
+        stream.flush().await?;
+        sleep(EVERY).await;
+    }
+    stream.shutdown().await
+}
+
+async fn serve(mut listener: TcpListener) {
+    while let Some(stream) = listener.accept().await {
+        tokio::spawn(drip(stream));
+    }
+}
+
+async fn serving(config: Config) -> Node {
+    let (node, _) = up(config).await;
+    tokio::spawn(serve(node.listen(80).unwrap()));
+    node
+}
+
+/// Waits until Go's client gets an answer that came this way.
+async fn comes_by(lab: &Lab, url: &str, way: &str) {
+    eventually(&format!("{url} by {way}"), async || {
+        let answer = lab.fetch("alice", url).await;
+        answer["body"] == "0\n1\n2\n" && answer["path"].as_str().unwrap().starts_with(way)
+    })
+    .await;
+}
+
+/// Go's client reads so many lines while `change` happens; the longest it had to wait for one.
+async fn longest_wait(lab: &Lab, host: &str, lines: usize, change: impl Future<Output = ()>) -> u64 {
+    let url = format!("http://{host}/{lines}");
+    let (answer, ()) = tokio::join!(lab.fetch_within(40, "alice", &url), change);
+    let expected: String = (0..lines).map(|number| format!("{number}\n")).collect();
+    assert_eq!(answer["body"], expected, "{answer}");
+    let chunks = answer["chunks"].as_array().unwrap().iter();
+    let times: Vec<u64> = chunks.map(|chunk| chunk["ms"].as_u64().unwrap()).collect();
+    times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap()
+}
+
+#[test]
+fn udp_that_dies_is_left_for_the_relay_and_found_again_over_either_family() {
+    with_lab(async |lab| {
+        lab.network("ip address add 2001:db8:99::1/64 dev lab0 nodad");
+        lab.start_clients().await;
+        let node = serving(lab.config("paths", Some("tskey-auth-bob"))).await;
+        comes_by(lab, "http://paths/", "direct 1").await;
+        lab.network(NO_UDP_V4);
+        comes_by(lab, "http://paths/", "direct [2001:db8:99::1]:").await;
+        let dies = async {
+            sleep(EVERY * 20).await;
+            lab.network(NO_UDP_V6);
+        };
+        let gap = longest_wait(lab, "paths", 150, dies).await;
+        println!("without UDP nothing came for {gap} ms");
+        // Go's side leaves the path after 6.5 s, ours before; then TCP repeats what was lost.
+        assert!((1000..9000).contains(&gap), "{gap} ms");
+        comes_by(lab, "http://paths/", "derp lab").await;
+        lab.network("ip6tables --flush INPUT");
+        comes_by(lab, "http://paths/", "direct [2001:db8:99::1]:").await;
+        node.close().await;
+    });
+}
+
+#[test]
+fn a_relay_that_goes_is_returned_to_and_streams_go_on() {
+    with_lab(async |lab| {
+        lab.start_clients().await;
+        let config = Config {
+            derp_only: true,
+            ..lab.config("relayed", Some("tskey-auth-bob"))
+        };
+        let node = serving(config).await;
+        comes_by(lab, "http://relayed/", "derp lab").await;
+        let broken = async |on: bool| {
+            let (status, body) = lab.admin("PUT", "/relay-broken", Some(json!(on))).await;
+            assert_eq!(status, 200, "{body}");
+        };
+        let outage = async {
+            sleep(EVERY * 10).await;
+            broken(true).await;
+            sleep(EVERY * 30).await;
+            broken(false).await;
+        };
+        let gap = longest_wait(lab, "relayed", 100, outage).await;
+        println!("while the relay was away nothing came for {gap} ms");
+        assert!(gap >= 2900, "it was away for 3 s: {gap} ms");
+        comes_by(lab, "http://relayed/", "derp lab").await;
+        node.close().await;
+    });
+}
+
+#[test]
+fn either_side_starts_anew_and_is_reached_at_once() {
+    with_lab(async |lab| {
+        let clients = lab.start_clients().await;
+        let config = lab.config("again", Some("tskey-auth-bob"));
+        let node = serving(config.clone()).await;
+        comes_by(lab, "http://again/", "direct ").await;
+        node.close().await;
+        let closed = Instant::now();
+        let node = serving(config).await;
+        comes_by(lab, "http://again/", "direct ").await;
+        println!(
+            "our node answers {:?} after the end of the one before",
+            closed.elapsed()
+        );
+        assert!(
+            closed.elapsed() < Duration::from_secs(15),
+            "{:?}",
+            closed.elapsed()
+        );
+
+        // Go's forgets its sessions and takes another port and disco key.
+        lab.kill(clients);
+        let killed = Instant::now();
+        lab.start_clients().await;
+        comes_by(lab, "http://again/", "direct ").await;
+        println!(
+            "Go's new process has its answer {:?} after the kill",
+            killed.elapsed()
+        );
+        node.close().await;
+    });
+}
+
+/// As a NodePort is: the port that the world knows is another one than ours.
+#[test]
+fn a_static_endpoint_is_announced_and_used() {
+    with_lab(async |lab| {
+        lab.network("iptables --table nat --append OUTPUT --protocol udp --dport 30001 --jump REDIRECT --to-ports 41999");
+        lab.network("iptables --table raw --append OUTPUT --protocol udp --dport 41999 --jump DROP");
+        lab.start_clients().await;
+        let config = Config {
+            udp_port: 41999,
+            static_endpoints: vec!["10.99.0.1:30001".parse().unwrap()],
+            ..lab.config("static", Some("tskey-auth-bob"))
+        };
+        let node = serving(config).await;
+        eventually("control knows the endpoints", async || {
+            let endpoints = lab.device("static").await["endpoints"].clone();
+            endpoints[0] == "10.99.0.1:30001" && endpoints.to_string().contains("10.99.0.1:41999")
+        })
+        .await;
+        comes_by(lab, "http://static/", "direct 10.99.0.1:30001").await;
+        node.close().await;
+    });
+}
