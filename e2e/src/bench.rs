@@ -5,6 +5,7 @@
 //! mean something. It needs no Kubernetes and no network beyond loopback and a namespace of its own.
 
 mod client;
+mod many;
 mod report;
 mod rows;
 mod subject;
@@ -42,25 +43,37 @@ struct Scale {
     rounds: usize,
     window: Duration,
     settle: Duration,
+    /// How long idle connections are held before memory is read.
+    hold: Duration,
+    /// Whoever takes longer to end doesn't.
+    stop_limit: Duration,
     /// Tried one after the other.
     idle_connections: &'static [u32],
     names: &'static [u32],
+    /// How many of the bad paths.
+    paths: usize,
 }
 
 const FULL: Scale = Scale {
     rounds: 3,
     window: Duration::from_secs(4),
     settle: Duration::from_secs(60),
+    hold: Duration::from_secs(15),
+    stop_limit: Duration::from_secs(40),
     idle_connections: &[4_000, 10_000],
     names: &[10, 50],
+    paths: 7,
 };
 
 const QUICK: Scale = Scale {
     rounds: 1,
     window: Duration::from_secs(2),
-    settle: Duration::from_secs(20),
+    settle: Duration::from_secs(10),
+    hold: Duration::from_secs(5),
+    stop_limit: Duration::from_secs(10),
     idle_connections: &[2_000],
     names: &[10],
+    paths: 1,
 };
 
 /// Measures and prints.
@@ -92,11 +105,17 @@ pub fn bench(lab: &Lab, steps: &mut Steps, options: &Options) -> Result<()> {
     run("load over DERP", &mut |report| {
         rows::relayed(&world, &programs, scale, report)
     });
+    run("bad paths", &mut |report| {
+        rows::paths(&world, &programs, scale, report)
+    });
     run("load beside idle connections", &mut |report| {
         rows::beside_idle(&world, &programs, scale, report)
     });
     run("idle connections", &mut |report| {
         rows::idle_connections(&world, &programs, scale, report)
+    });
+    run("idle TCP connections", &mut |report| {
+        rows::idle_flows(&world, &programs, scale, report)
     });
     run("stop", &mut |report| {
         rows::stops(&world, &programs, scale, report)

@@ -18,7 +18,7 @@ use crate::wait;
 pub(super) enum Work {
     /// 1 KiB responses on connections that stay.
     Requests { connections: u32 },
-    /// The same, beside connections that do nothing.
+    /// As many as can be had, beside connections that do nothing.
     Beside { connections: u32, idle: u32 },
     /// A connection for each request.
     New { connections: u32 },
@@ -147,12 +147,17 @@ pub(super) fn load(
 /// Opens connections, lets each do one request, holds them, and says what the server needs for each.
 pub(super) fn idle(
     subject: &Subject,
+    url: &str,
     connections: u32,
+    hold: Duration,
     tailnet: &Tailnet<'_>,
     programs: &Programs,
 ) -> Result<Idle> {
-    let options = BTreeMap::from([("-dur", "15s".to_owned()), ("-idle", connections.to_string())]);
-    let url = format!("{}/bytes", subject.url);
+    let options = BTreeMap::from([
+        ("-dur", format!("{}s", hold.as_secs())),
+        ("-idle", connections.to_string()),
+    ]);
+    let url = format!("{url}/bytes");
     let said = run("idle", subject, &url, &options, &[], tailnet, programs, false)?;
     opened(&said, connections, subject)?;
     let idle = events::<Idle>(&said, "idle")?
@@ -202,17 +207,8 @@ pub(super) fn hold(
     programs: &Programs,
 ) -> Result<Held> {
     let log = tailnet.state("held.log");
-    let mut client = tailnet.command(&programs.peer);
+    let mut client = tailnet.client(&programs.peer, "idle");
     client
-        .args([
-            "idle",
-            "-hostname",
-            "client",
-            "-authkey",
-            "tskey-auth-bob",
-            "-dir",
-        ])
-        .arg(tailnet.state("client"))
         .args(["-url", &format!("{}/bytes", subject.url), "-dur", "500s"])
         .args(["-idle", &connections.to_string()])
         .stdin(Stdio::null())
@@ -234,19 +230,16 @@ pub(super) fn first_answers(
     tailnet: &Tailnet<'_>,
     programs: &Programs,
 ) -> Result<Vec<f64>> {
-    let mut client = tailnet.command(&programs.peer);
-    client
-        .args([
-            "firstreq",
-            "-hostname",
-            "client",
-            "-authkey",
-            "tskey-auth-bob",
-            "-eager",
-            "-dir",
-        ])
-        .arg(tailnet.state("client"))
-        .args(["-url", url, "-spawn", command, "-runs", &runs.to_string()]);
+    let mut client = tailnet.client(&programs.peer, "firstreq");
+    client.args([
+        "-eager",
+        "-url",
+        url,
+        "-spawn",
+        command,
+        "-runs",
+        &runs.to_string(),
+    ]);
     let firsts: Vec<First> = events(&command::output(&mut client)?, "firstreq")?;
     firsts
         .into_iter()
@@ -268,13 +261,11 @@ fn run(
     programs: &Programs,
     relayed: bool,
 ) -> Result<String> {
-    let mut client = tailnet.command(&programs.peer);
+    let mut client = tailnet.client(&programs.peer, mode);
     if relayed {
         client.env("TS_DEBUG_ALWAYS_USE_DERP", "1");
     }
     client
-        .args([mode, "-hostname", "client", "-authkey", "tskey-auth-bob", "-dir"])
-        .arg(tailnet.state("client"))
         .args(["-url", url, "-abort", "240s", "-watch"])
         .arg(format!("server={}", subject.pid()))
         .args(options.iter().flat_map(|(name, value)| [*name, value]))

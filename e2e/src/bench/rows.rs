@@ -1,14 +1,19 @@
 //! What is measured. A row's sides take turns, round by round.
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
 use super::Scale;
 use super::client::{self, Work};
+use super::many::Many;
 use super::report::Report;
 use super::subject::{self, Kind, Programs, Subject};
-use super::world::{Tailnet, World};
+use super::world::{Path, Tailnet, World};
+use crate::command;
 use crate::wait;
 
 /// Names of steady loads; what they show is in [`note`].
@@ -32,13 +37,45 @@ const RELAYED: &[(&str, Work)] = &[
     ("DERP only: bulk down, 1 stream", Work::Down { streams: 1 }),
 ];
 
-/// Stripped programs.
+/// Paths that TCP has trouble with; the first is the one of `--quick`.
+const PATHS: &[Path] = &[
+    path(10, 1.0, 0.0),
+    path(10, 0.5, 0.0),
+    path(10, 2.0, 0.0),
+    path(10, 0.0, 1.0),
+    path(50, 0.0, 0.0),
+    path(50, 1.0, 0.0),
+    path(150, 0.0, 0.0),
+];
+
+const fn path(ms: u64, loss: f64, early: f64) -> Path {
+    Path {
+        round_trip: Duration::from_millis(ms),
+        loss,
+        early,
+    }
+}
+
+/// Stripped programs, as they are and as a registry keeps an image's layer.
 pub(super) fn sizes(programs: &Programs, report: &mut Report) -> Result<()> {
-    let mib = |path| -> Result<f64> { Ok(fs::metadata(path)?.len() as f64 / f64::from(1 << 20)) };
-    report.add("program size", "MiB", Kind::Tsnet, mib(&programs.peer)?);
-    let both = mib(&programs.tailscaled)? + mib(&programs.tailscale)?;
-    report.add("program size", "MiB", Kind::Serve, both);
-    report.add("program size", "MiB", Kind::Postern, mib(&programs.postern)?);
+    let sides: [(Kind, &[&PathBuf]); 3] = [
+        (Kind::Tsnet, &[&programs.peer]),
+        (Kind::Serve, &[&programs.tailscaled, &programs.tailscale]),
+        (Kind::Postern, &[&programs.postern]),
+    ];
+    for (kind, files) in sides {
+        let (mut plain, mut compressed) = (0, 0);
+        for file in files {
+            plain += fs::metadata(file)?.len();
+            let mut gzip = Command::new("sh");
+            gzip.args(["-c", r#"gzip --stdout "$1" | wc --bytes"#, "sh"])
+                .arg(file);
+            compressed += command::output(&mut gzip)?.trim().parse::<u64>()?;
+        }
+        let mib = |bytes| bytes as f64 / f64::from(1 << 20);
+        report.add("program size", "MiB", kind, mib(plain));
+        report.add("program size, compressed", "MiB", kind, mib(compressed));
+    }
     Ok(())
 }
 
@@ -50,6 +87,27 @@ pub(super) fn loads(world: &World, programs: &Programs, scale: Scale, report: &m
 /// The same where no UDP goes through.
 pub(super) fn relayed(world: &World, programs: &Programs, scale: Scale, report: &mut Report) -> Result<()> {
     steady(RELAYED, world, programs, scale, report, true)
+}
+
+/// Large bodies over long and lossy paths. Luck decides much, so windows are long.
+pub(super) fn paths(world: &World, programs: &Programs, scale: Scale, report: &mut Report) -> Result<()> {
+    let works = [
+        ("down", Work::Down { streams: 1 }),
+        ("up", Work::Up { streams: 1 }),
+    ];
+    for path in PATHS.iter().take(scale.paths) {
+        let tailnet = world.tailnet_behind(*path)?;
+        let subjects = all(&tailnet, programs, false)?;
+        for (direction, work) in works {
+            for subject in &subjects {
+                let window = scale.window * 3 / 2;
+                let loaded = client::load(subject, work, window, &tailnet, programs, false)?;
+                let name = format!("bulk {direction}, {path}");
+                report.add(&name, "MiB/s", subject.kind, loaded.mib_s);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn steady(
@@ -130,10 +188,42 @@ pub(super) fn idle_connections(
         for kind in Kind::ALL {
             let tailnet = world.tailnet()?;
             let subject = Subject::start(kind, "web", &tailnet, programs, false)?;
-            let idle = client::idle(&subject, connections, &tailnet, programs)?;
+            let idle = client::idle(
+                &subject,
+                &subject.url,
+                connections,
+                scale.hold,
+                &tailnet,
+                programs,
+            )?;
             report.add(&name, "KiB each", kind, idle.kib_per_conn);
             report.add(&name, "RSS MiB", kind, subject.rss()?);
         }
+    }
+    Ok(())
+}
+
+/// The same of a connection that is forwarded as it is.
+pub(super) fn idle_flows(
+    world: &World,
+    programs: &Programs,
+    scale: Scale,
+    report: &mut Report,
+) -> Result<()> {
+    let connections = scale.idle_connections.first().copied().unwrap_or_default();
+    let name = format!("{connections} idle TCP connections, forwarded");
+    for kind in Kind::ALL {
+        let tailnet = world.tailnet()?;
+        let subject = Subject::start(kind, "web", &tailnet, programs, false)?;
+        let idle = client::idle(
+            &subject,
+            &subject.raw_url(),
+            connections,
+            scale.hold,
+            &tailnet,
+            programs,
+        )?;
+        report.add(&name, "KiB each", kind, idle.kib_per_conn);
     }
     Ok(())
 }
@@ -146,7 +236,7 @@ pub(super) fn stops(world: &World, programs: &Programs, scale: Scale, report: &m
         let tailnet = world.tailnet()?;
         let mut subject = Subject::start(kind, "web", &tailnet, programs, false)?;
         let held = client::hold(&subject, connections, &tailnet, programs)?;
-        match subject.stop()? {
+        match subject.stop(scale.stop_limit)? {
             Some(seconds) => report.add(&name, "s", kind, seconds),
             None if kind == Kind::Postern => bail!("Postern does not end"),
             None => {}
@@ -166,7 +256,7 @@ pub(super) fn starts(world: &World, programs: &Programs, scale: Scale, report: &
         let url = format!("{}/bytes", subject.url);
         drop(subject);
         let command = words(&subject::command(kind, "web", &tailnet, programs)?);
-        for took in client::first_answers(&command, &url, scale.rounds + 2, &tailnet, programs)? {
+        for took in client::first_answers(&command, &url, scale.rounds, &tailnet, programs)? {
             report.add("restart while a peer knocks, to the first 200", "ms", kind, took);
         }
     }
@@ -174,7 +264,7 @@ pub(super) fn starts(world: &World, programs: &Programs, scale: Scale, report: &
 }
 
 /// The command as the client spawns it: it is inside already, so without the script before the program.
-fn words(command: &std::process::Command) -> String {
+fn words(command: &Command) -> String {
     let arguments: Vec<_> = command
         .get_args()
         .skip(1)
@@ -211,16 +301,14 @@ pub(super) fn idle_memory(
 
 /// Memory of a process with many names, each knowing all the others.
 pub(super) fn names(world: &World, programs: &Programs, scale: Scale, report: &mut Report) -> Result<()> {
+    let settle = scale.settle / 2;
     for &count in scale.names {
-        let what = format!(
-            "{count} names in one process, idle for {} s",
-            scale.settle.as_secs()
-        );
+        let what = format!("{count} names in one process, idle for {} s", settle.as_secs());
         for kind in [Kind::Tsnet, Kind::Postern] {
             let tailnet = world.tailnet()?;
-            let many = subject::Many::start(kind, count, &tailnet, programs)?;
+            let many = Many::start(kind, count, &tailnet, programs)?;
             many.wait(count, &tailnet)?;
-            wait::pause(scale.settle);
+            wait::pause(settle);
             report.add(&what, "RSS MiB", kind, many.rss()?);
         }
     }

@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::world::Tailnet;
+use super::world::{Tailnet, control_url};
 use crate::command;
 use crate::lab::{DOMAIN, Lab};
 use crate::product;
@@ -17,11 +17,12 @@ use crate::step::Steps;
 use crate::tailnet::Helpers;
 use crate::wait;
 
-const CONTROL: &str = "http://127.0.0.1:9911";
-const KEY: &str = "tskey-auth-alice";
+pub(super) const KEY: &str = "tskey-auth-alice";
 const BACKEND: &str = "http://127.0.0.1:9980";
-/// Whoever takes longer to end doesn't.
-const STOP_LIMIT: Duration = Duration::from_secs(40);
+/// The same without the scheme.
+pub(super) const BACKEND_ADDRESS: &str = "127.0.0.1:9980";
+/// Where connections are forwarded as they are.
+const RAW_PORT: u16 = 7;
 
 /// Who serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,26 +127,34 @@ impl Subject {
         if relayed {
             command.env("TS_DEBUG_ALWAYS_USE_DERP", "1");
         }
-        let log = File::create(tailnet.state(&format!("{name}.log")))?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {kind}"))?;
-        let subject = Self {
-            kind,
-            url: format!("https://{name}.{DOMAIN}"),
-            child,
-        };
+        let log = tailnet.state(&format!("{name}.log"));
+        let url = format!("https://{name}.{DOMAIN}");
+        let subject = Self::spawn(kind, url, &mut command, &log)?;
         if kind == Kind::Serve {
             configure_tailscaled(name, tailnet, programs)?;
         }
         Ok(subject)
     }
 
+    /// Starts it by `command`, with all that it says in `log`.
+    pub(super) fn spawn(kind: Kind, url: String, command: &mut Command, log: &Path) -> Result<Self> {
+        let log = File::create(log)?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {kind}"))?;
+        Ok(Self { kind, url, child })
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where it forwards connections as they are, without a path.
+    pub(super) fn raw_url(&self) -> String {
+        format!("{}:{RAW_PORT}", self.url.replace("https", "http"))
     }
 
     /// Resident memory in MiB.
@@ -158,12 +167,10 @@ impl Subject {
 }
 
 impl Subject {
-    /// Asks it to end; how many seconds that took. `None`: it doesn't end.
-    pub(super) fn stop(&mut self) -> Result<Option<f64>> {
+    /// Asks it to end; how many seconds that took. `None`: it doesn't end within `limit`.
+    pub(super) fn stop(&mut self, limit: Duration) -> Result<Option<f64>> {
         let start = Instant::now();
-        Ok(self
-            .ends_within(STOP_LIMIT)?
-            .then(|| start.elapsed().as_secs_f64()))
+        Ok(self.ends_within(limit)?.then(|| start.elapsed().as_secs_f64()))
     }
 
     fn ends_within(&mut self, limit: Duration) -> Result<bool> {
@@ -196,8 +203,8 @@ pub(super) fn command(kind: Kind, name: &str, tailnet: &Tailnet<'_>, programs: &
     Ok(match kind {
         Kind::Tsnet => {
             let mut command = tailnet.command(&programs.peer);
-            command.args(["serve-tsnet", "-hostname", name, "-authkey", KEY, "-dir"]);
-            command.arg(state);
+            command.args(["serve-tsnet", "-control", &control_url(), "-hostname", name]);
+            command.args(["-authkey", KEY, "-dir"]).arg(state);
             command
         }
         Kind::Serve => {
@@ -213,7 +220,7 @@ pub(super) fn command(kind: Kind, name: &str, tailnet: &Tailnet<'_>, programs: &
             fs::write(
                 &serve,
                 format!(
-                    r#"{{"TCP":{{"443":{{"HTTPS":true}}}},"Web":{{"${{TS_CERT_DOMAIN}}:443":{{"Handlers":{{"/":{{"Proxy":"{BACKEND}"}}}}}}}}}}"#
+                    r#"{{"TCP":{{"443":{{"HTTPS":true}},"{RAW_PORT}":{{"TCPForward":"{BACKEND_ADDRESS}"}}}},"Web":{{"${{TS_CERT_DOMAIN}}:443":{{"Handlers":{{"/":{{"Proxy":"{BACKEND}"}}}}}}}}}}"#
                 ),
             )?;
             let mut command = tailnet.command(&programs.postern);
@@ -221,7 +228,7 @@ pub(super) fn command(kind: Kind, name: &str, tailnet: &Tailnet<'_>, programs: &
                 .args([
                     "run",
                     "--login-server",
-                    CONTROL,
+                    &control_url(),
                     "--hostname",
                     name,
                     "--state-dir",
@@ -253,116 +260,14 @@ fn configure_tailscaled(name: &str, tailnet: &Tailnet<'_>, programs: &Programs) 
     };
     let up = [
         "up",
-        &format!("--login-server={CONTROL}"),
+        &format!("--login-server={}", control_url()),
         &format!("--auth-key={KEY}"),
         &format!("--hostname={name}"),
         "--accept-dns=false",
         "--timeout=30s",
     ];
     tailscale(&up)?;
-    tailscale(&["serve", "--bg", "--https=443", BACKEND])
-}
-
-/// One process with many names.
-#[derive(Debug)]
-pub(super) struct Many {
-    kind: Kind,
-    process: Subject,
-    log: PathBuf,
-}
-
-impl Many {
-    /// Starts it; [`Kind::Serve`] knows no such thing.
-    pub(super) fn start(kind: Kind, count: u32, tailnet: &Tailnet<'_>, programs: &Programs) -> Result<Self> {
-        let state = tailnet.state("many");
-        fs::create_dir_all(&state)?;
-        let mut command = match kind {
-            Kind::Tsnet => {
-                let mut command = tailnet.command(&programs.peer);
-                command
-                    .args(["many", "-hostname", "m", "-nodes", &count.to_string(), "-dir"])
-                    .arg(&state);
-                command
-            }
-            Kind::Serve => bail!("tailscaled holds one name"),
-            Kind::Postern => {
-                let config = tailnet.state("many.json");
-                fs::write(&config, serde_json::to_vec(&many_names(count))?)?;
-                let mut command = tailnet.command(&programs.postern);
-                command.args(["run", "--config"]).arg(config);
-                command.arg("--state-dir").arg(&state).env("TS_AUTHKEY", KEY);
-                command
-            }
-        };
-        let log = tailnet.state("many.log");
-        let file = File::create(&log)?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .spawn()
-            .with_context(|| format!("cannot start {kind}"))?;
-        Ok(Self {
-            kind,
-            process: Subject {
-                kind,
-                url: String::new(),
-                child,
-            },
-            log,
-        })
-    }
-
-    /// Waits until all names are online.
-    pub(super) fn wait(&self, count: u32, tailnet: &Tailnet<'_>) -> Result<()> {
-        wait::until(
-            &format!("{count} names of {}", self.kind),
-            Duration::from_secs(120),
-            || {
-                let mut curl = tailnet.command("curl");
-                let said = command::output(curl.args(["-s", "http://127.0.0.1:9912/admin/nodes"]))?;
-                let nodes: Vec<serde_json::Value> = serde_json::from_str(&said)?;
-                let online = nodes.iter().filter(|node| node["online"] == true).count();
-                ensure!(
-                    online >= count as usize,
-                    "{online} are online; see {}",
-                    self.log.display()
-                );
-                Ok(())
-            },
-        )
-    }
-
-    /// Resident memory in MiB; Go's after a forced collection, since it keeps garbage as long as it likes.
-    pub(super) fn rss(&self) -> Result<f64> {
-        if self.kind == Kind::Tsnet {
-            if let Some(pid) = i32::try_from(self.process.pid()).ok().and_then(Pid::from_raw) {
-                kill_process(pid, Signal::USR1)?;
-            }
-            wait::until("the collection", Duration::from_secs(20), || {
-                ensure!(fs::read_to_string(&self.log)?.contains("\"gc\""), "not yet");
-                Ok(())
-            })?;
-        }
-        self.process.rss()
-    }
-}
-
-/// Our own configuration with so many names that answer a text on port 80.
-fn many_names(count: u32) -> serde_json::Value {
-    let name = |index: u32| {
-        let hostname = format!("m-{index}");
-        serde_json::json!({
-            "owner": {"kind": "Bench", "namespace": "", "name": hostname, "uid": hostname},
-            "generation": 1,
-            "node": {"hostname": hostname, "state": {"name": hostname}},
-            "listeners": [{"port": 80, "protocol": {"type": "http", "routes": [
-                {"path": {"type": "prefix", "value": "/"}, "backend": {"type": "address", "address": "127.0.0.1:9980"}}
-            ]}}],
-        })
-    };
-    let names: serde_json::Map<String, serde_json::Value> = (0..count)
-        .map(|index| (format!("m-{index}"), name(index)))
-        .collect();
-    serde_json::json!({"format": 1, "tailnet": {"controlUrl": CONTROL}, "names": names})
+    tailscale(&["serve", "--bg", "--https=443", BACKEND])?;
+    let port = format!("--tcp={RAW_PORT}");
+    tailscale(&["serve", "--bg", &port, &format!("tcp://{BACKEND_ADDRESS}")])
 }

@@ -1,9 +1,11 @@
 //! The tailnet that a row is measured on: a fresh one each time, in a network namespace of its own.
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -12,6 +14,8 @@ use crate::lab::Lab;
 use crate::tailnet::Helpers;
 
 const NAMESPACE: &str = "postern-bench";
+/// Of the control server: both ends of a path reach it.
+const IP: &str = "10.99.0.1";
 
 /// Where tailnets are made.
 #[derive(Debug)]
@@ -24,6 +28,29 @@ pub(super) struct World {
 #[derive(Debug)]
 pub(super) struct Tailnet<'a> {
     world: &'a World,
+    /// Whether clients are at the far end of a path.
+    far: bool,
+}
+
+/// What lies between the client and everything else, the same in both directions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Path {
+    pub(super) round_trip: Duration,
+    /// Percentage of packets that are lost.
+    pub(super) loss: f64,
+    /// Percentage of packets that overtake those before them.
+    pub(super) early: f64,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ms", self.round_trip.as_millis())?;
+        match (self.loss, self.early) {
+            (0.0, 0.0) => f.write_str(", clean"),
+            (0.0, early) => write!(f, ", {early} % overtake"),
+            (loss, _) => write!(f, ", {loss} % lost"),
+        }
+    }
 }
 
 impl World {
@@ -51,8 +78,25 @@ impl World {
             }
         }
         fs::create_dir_all(self.folder.join("tailnet/state"))?;
-        let tailnet = Tailnet { world: self };
+        let tailnet = Tailnet {
+            world: self,
+            far: false,
+        };
         command::logged(self.script().arg("up"), &self.folder.join("log"))?;
+        Ok(tailnet)
+    }
+
+    /// The same, but for clients, which are at the far end of a path.
+    pub(super) fn tailnet_behind(&self, path: Path) -> Result<Tailnet<'_>> {
+        let mut tailnet = self.tailnet()?;
+        tailnet.far = true;
+        let mut script = self.script();
+        script
+            .arg("path")
+            .arg(format!("-delay={}us", path.round_trip.as_micros() / 2))
+            .arg(format!("-loss={}", path.loss))
+            .arg(format!("-early={}", path.early));
+        command::logged(&mut script, &self.folder.join("log"))?;
         Ok(tailnet)
     }
 
@@ -60,6 +104,7 @@ impl World {
         let mut script = Command::new(&self.script);
         script
             .env("POSTERN_LAB", &self.folder)
+            .env("POSTERN_LAB_IP", IP)
             .env("POSTERN_LAB_NETNS", NAMESPACE);
         script
     }
@@ -73,6 +118,16 @@ impl Tailnet<'_> {
         command
     }
 
+    /// The same for a client, which is one of the modes of the Go program `peer`.
+    pub(super) fn client(&self, peer: &std::path::Path, mode: &str) -> Command {
+        let mut command = self.world.script();
+        command.arg(if self.far { "far" } else { "exec" }).arg(peer);
+        command.args([mode, "-control", &control_url(), "-hostname", "client"]);
+        command.args(["-authkey", "tskey-auth-bob", "-dir"]);
+        command.arg(self.state("client"));
+        command
+    }
+
     /// A folder that goes with the next tailnet.
     pub(super) fn state(&self, name: &str) -> PathBuf {
         self.world.folder.join("tailnet/state").join(name)
@@ -83,6 +138,16 @@ impl Drop for Tailnet<'_> {
     fn drop(&mut self) {
         let _ = self.world.script().arg("down").output();
     }
+}
+
+/// Where nodes log in.
+pub(super) fn control_url() -> String {
+    format!("http://{IP}:9911")
+}
+
+/// What the control server knows of all nodes.
+pub(super) fn nodes_url() -> String {
+    format!("http://{IP}:9912/admin/nodes")
 }
 
 /// The machine's load average over a minute.
