@@ -1,6 +1,6 @@
 //! `cargo lab test`: everything that CI checks, cheapest first, and one closing line.
 //!
-//! Everything is built first. Unit tests mostly wait (one for two minutes), so the lab starts beside them.
+//! Everything is built first. Unit tests mostly wait (one for two minutes), so the lab and its tests run beside them.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
@@ -50,15 +50,16 @@ pub fn run(lab: &Lab, steps: &mut Steps, filter: Option<&str>) -> Result<ExitCod
         built = Some(up::build(lab, steps)?);
         Ok(Count::PASSED)
     });
-    let lab_is_up = thread::scope(|scope| {
+    thread::scope(|scope| {
         if filter.is_none() {
             scope.spawn(|| report.phase("unit and property tests", || unit_tests(lab)));
         }
-        built.is_some_and(|built| report.phase("lab", || up::start(lab, built, steps).map(|_| Count::PASSED)))
+        let up = built
+            .is_some_and(|built| report.phase("lab", || up::start(lab, built, steps).map(|_| Count::PASSED)));
+        if up {
+            report.phase("end to end", || end_to_end(lab, filter));
+        }
     });
-    if lab_is_up {
-        report.phase("end to end", || end_to_end(lab, filter));
-    }
     Ok(report.close())
 }
 
@@ -97,6 +98,7 @@ fn source(lab: &Lab, report: &Report) {
     });
     report.phase("chart", || chart(lab));
     report.phase("build of the tests", || {
+        quiet(cargo(lab).args(["build", "--package", "postern-e2e", "--bin", "e2e"]))?;
         quiet(cargo(lab).args(["test", "--workspace", "--no-run"]))
     });
 }
@@ -188,10 +190,19 @@ fn deny(lab: &Lab) -> Result<Count> {
     ]))
 }
 
+/// More of them at a time than there are processors, and behind the end-to-end tests.
 fn unit_tests(lab: &Lab) -> Result<Count> {
-    let mut tests = cargo(lab);
+    let mut tests = Command::new("nice");
     tests
-        .args(["test", "--workspace", "--no-fail-fast"])
+        .current_dir(&lab.tree)
+        .args([
+            "cargo",
+            "test",
+            "--workspace",
+            "--no-fail-fast",
+            "--",
+            "--test-threads=6",
+        ])
         .stdin(Stdio::null());
     let out = tests.output().context("cannot run cargo")?;
     let said = String::from_utf8_lossy(&out.stdout);
@@ -251,7 +262,6 @@ fn chart(lab: &Lab) -> Result<Count> {
 
 /// Runs the `e2e` binary, shows what it says, and takes its closing line.
 fn end_to_end(lab: &Lab, filter: Option<&str>) -> Result<Count> {
-    command::output(cargo(lab).args(["build", "--package", "postern-e2e", "--bin", "e2e"]))?;
     let mut tests = cargo(lab);
     tests
         .args(["run", "--quiet", "--package", "postern-e2e", "--bin", "e2e", "--"])

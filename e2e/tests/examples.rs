@@ -536,9 +536,11 @@ spec:
 {environment}    - {{ name: TS_DEBUG_ACME_DIRECTORY_URL, value: "{acme}" }}
     - {{ name: SSL_CERT_FILE, value: /config/roots.pem }}
     securityContext: {{ allowPrivilegeEscalation: false, capabilities: {{ drop: [ALL] }} }}
+    resources: {{ requests: {{ cpu: 50m }} }}
     volumeMounts: [{{ name: tailscale, mountPath: /var/lib/tailscale }}, {{ name: config, mountPath: /config }}]
   - name: ollama
     image: {ollama}
+    resources: {{ requests: {{ cpu: 50m }} }}
     securityContext: {{ allowPrivilegeEscalation: false, capabilities: {{ drop: [ALL] }} }}
   volumes:
   - {{ name: tailscale, emptyDir: {{}} }}

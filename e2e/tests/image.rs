@@ -69,7 +69,7 @@ spec:
       allowPrivilegeEscalation: false
       readOnlyRootFilesystem: true
       capabilities: {{ drop: [ALL] }}
-    resources: {{ limits: {{ memory: 128Mi }} }}
+    resources: {{ requests: {{ cpu: 50m }}, limits: {{ memory: 128Mi }} }}
     volumeMounts: [{{ name: state, mountPath: /state }}, {{ name: serve, mountPath: /serve }}]
   volumes:
   - {{ name: state, emptyDir: {{ medium: Memory, sizeLimit: 4Mi }} }}
@@ -119,6 +119,7 @@ spec:
       allowPrivilegeEscalation: false
       readOnlyRootFilesystem: true
       capabilities: {{ drop: [ALL] }}
+    resources: {{ requests: {{ cpu: 50m }} }}
     volumeMounts: [{{ name: chain, mountPath: /chain }}]
   volumes: [{{ name: chain, configMap: {{ name: chain }} }}]
 "#,

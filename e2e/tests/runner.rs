@@ -17,7 +17,7 @@ use postern_e2e::tailnet::Helpers;
 use crate::space::Space;
 
 /// Tests at a time: they mostly wait.
-const WORKERS: usize = 6;
+const WORKERS: usize = 4;
 
 /// A promise and its proof.
 #[derive(Debug, Clone, Copy)]
