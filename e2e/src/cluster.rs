@@ -5,12 +5,15 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
+mod watch;
+
+use self::watch::Watch;
 use crate::command;
 use crate::lab::Lab;
 use crate::step::Steps;
@@ -131,11 +134,20 @@ impl Cluster {
         bound: Duration,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
+        let until = Instant::now() + bound;
+        let mut last = None;
+        // A watch ends with the API server; then another one is due.
         wait::until(&format!("{kind} {namespace}/{name}"), bound, || {
-            match self.get(kind, namespace, name)? {
-                Some(object) if wanted(&object) => Ok(object),
-                Some(object) => bail!("its status is {}", object["status"]),
-                None => bail!("there is none"),
+            let mut watch = Watch::start(self.kubectl(), kind, namespace, name)?;
+            loop {
+                match watch.next(until) {
+                    Ok(Some(object)) if wanted(&object) => return Ok(object),
+                    Ok(state) => last = state,
+                    Err(error) => match &last {
+                        Some(object) => bail!("its status is {}: {error}", object["status"]),
+                        None => bail!("there is none: {error}"),
+                    },
+                }
             }
         })
     }

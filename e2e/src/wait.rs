@@ -4,16 +4,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Tries until `attempt` gives a value; after `bound` the last failure is the error.
+/// Tries until `attempt` gives a value; after `bound` the last failure is the error. An attempt that takes long
+/// (a program that is started) is followed by a pause as long: others wait too, and need the processor.
 pub fn until<T>(what: &str, bound: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     loop {
+        let tried = Instant::now();
         match attempt() {
             Ok(value) => return Ok(value),
             Err(error) if start.elapsed() >= bound => {
                 bail!("waited {} s for {what}: {error:#}", bound.as_secs_f32())
             }
-            Err(_) => pause(Duration::from_millis(100)),
+            Err(_) => pause(
+                tried
+                    .elapsed()
+                    .clamp(Duration::from_millis(100), Duration::from_secs(1)),
+            ),
         }
     }
 }
