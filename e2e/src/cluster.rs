@@ -1,5 +1,7 @@
 //! The one-node Kubernetes: `lab/kubernetes/lab.sh` with its results as types.
 
+mod watch;
+
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -10,8 +12,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
-
-mod watch;
 
 use self::watch::Watch;
 use crate::command;

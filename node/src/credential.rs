@@ -218,6 +218,11 @@ fn is_attribute(name: &str) -> bool {
     matches!(name, "ephemeral" | "preauthorized" | "baseURL")
 }
 
+/// An empty variable is as good as none.
+fn set(variable: impl Fn(&str) -> Option<String>) -> impl Fn(&str) -> Option<String> {
+    move |name| variable(name).filter(|value| !value.is_empty())
+}
+
 /// As Go's `strconv.ParseBool`.
 fn boolean(name: &str, value: &str) -> Result<bool, CredentialError> {
     match value {
@@ -243,4 +248,4 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

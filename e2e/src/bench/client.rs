@@ -18,7 +18,7 @@ use crate::wait;
 pub(super) enum Work {
     /// 1 KiB responses on connections that stay.
     Requests { connections: u32 },
-    /// As many as can be had, beside connections that do nothing.
+    /// The same, beside connections that do nothing.
     Beside { connections: u32, idle: u32 },
     /// A connection for each request.
     New { connections: u32 },

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::subject::{BACKEND_ADDRESS, KEY, Kind, Programs, Subject};
+use super::subject::{BACKEND, KEY, Kind, Programs, Subject};
 use super::world::{Tailnet, control_url, nodes_url};
 use crate::command;
 use crate::wait;
@@ -92,7 +92,7 @@ fn many_names(count: u32) -> serde_json::Value {
             "generation": 1,
             "node": {"hostname": hostname, "state": {"name": hostname}},
             "listeners": [{"port": 80, "protocol": {"type": "http", "routes": [
-                {"path": {"type": "prefix", "value": "/"}, "backend": {"type": "address", "address": BACKEND_ADDRESS}}
+                {"path": {"type": "prefix", "value": "/"}, "backend": {"type": "address", "address": BACKEND}}
             ]}}],
         })
     };

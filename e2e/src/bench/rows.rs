@@ -186,18 +186,10 @@ pub(super) fn idle_connections(
     for &connections in scale.idle_connections {
         let name = format!("{connections} idle HTTPS connections");
         for kind in Kind::ALL {
-            let tailnet = world.tailnet()?;
-            let subject = Subject::start(kind, "web", &tailnet, programs, false)?;
-            let idle = client::idle(
-                &subject,
-                &subject.url,
-                connections,
-                scale.hold,
-                &tailnet,
-                programs,
-            )?;
-            report.add(&name, "KiB each", kind, idle.kib_per_conn);
-            report.add(&name, "RSS MiB", kind, subject.rss()?);
+            let url = |subject: &Subject| subject.url.clone();
+            let (each, all) = idle(kind, connections, url, world, programs, scale)?;
+            report.add(&name, "KiB each", kind, each);
+            report.add(&name, "RSS MiB", kind, all);
         }
     }
     Ok(())
@@ -213,19 +205,26 @@ pub(super) fn idle_flows(
     let connections = scale.idle_connections.first().copied().unwrap_or_default();
     let name = format!("{connections} idle TCP connections, forwarded");
     for kind in Kind::ALL {
-        let tailnet = world.tailnet()?;
-        let subject = Subject::start(kind, "web", &tailnet, programs, false)?;
-        let idle = client::idle(
-            &subject,
-            &subject.raw_url(),
-            connections,
-            scale.hold,
-            &tailnet,
-            programs,
-        )?;
-        report.add(&name, "KiB each", kind, idle.kib_per_conn);
+        let (each, _) = idle(kind, connections, Subject::raw_url, world, programs, scale)?;
+        report.add(&name, "KiB each", kind, each);
     }
     Ok(())
+}
+
+/// What idle connections to a URL of a fresh server take: KiB for each, and MiB of the whole process.
+fn idle(
+    kind: Kind,
+    connections: u32,
+    url: impl Fn(&Subject) -> String,
+    world: &World,
+    programs: &Programs,
+    scale: Scale,
+) -> Result<(f64, f64)> {
+    let tailnet = world.tailnet()?;
+    let subject = Subject::start(kind, "web", &tailnet, programs, false)?;
+    let url = url(&subject);
+    let idle = client::idle(&subject, &url, connections, scale.hold, &tailnet, programs)?;
+    Ok((idle.kib_per_conn, subject.rss()?))
 }
 
 /// How long a server that is told to end takes while many connections are open; one that doesn't end has no figure.

@@ -18,9 +18,7 @@ use crate::tailnet::Helpers;
 use crate::wait;
 
 pub(super) const KEY: &str = "tskey-auth-alice";
-const BACKEND: &str = "http://127.0.0.1:9980";
-/// The same without the scheme.
-pub(super) const BACKEND_ADDRESS: &str = "127.0.0.1:9980";
+pub(super) const BACKEND: &str = "127.0.0.1:9980";
 /// Where connections are forwarded as they are.
 const RAW_PORT: u16 = 7;
 
@@ -220,7 +218,7 @@ pub(super) fn command(kind: Kind, name: &str, tailnet: &Tailnet<'_>, programs: &
             fs::write(
                 &serve,
                 format!(
-                    r#"{{"TCP":{{"443":{{"HTTPS":true}},"{RAW_PORT}":{{"TCPForward":"{BACKEND_ADDRESS}"}}}},"Web":{{"${{TS_CERT_DOMAIN}}:443":{{"Handlers":{{"/":{{"Proxy":"{BACKEND}"}}}}}}}}}}"#
+                    r#"{{"TCP":{{"443":{{"HTTPS":true}},"{RAW_PORT}":{{"TCPForward":"{BACKEND}"}}}},"Web":{{"${{TS_CERT_DOMAIN}}:443":{{"Handlers":{{"/":{{"Proxy":"http://{BACKEND}"}}}}}}}}}}"#
                 ),
             )?;
             let mut command = tailnet.command(&programs.postern);
@@ -267,7 +265,7 @@ fn configure_tailscaled(name: &str, tailnet: &Tailnet<'_>, programs: &Programs) 
         "--timeout=30s",
     ];
     tailscale(&up)?;
-    tailscale(&["serve", "--bg", "--https=443", BACKEND])?;
+    tailscale(&["serve", "--bg", "--https=443", &format!("http://{BACKEND}")])?;
     let port = format!("--tcp={RAW_PORT}");
-    tailscale(&["serve", "--bg", &port, &format!("tcp://{BACKEND_ADDRESS}")])
+    tailscale(&["serve", "--bg", &port, &format!("tcp://{BACKEND}")])
 }

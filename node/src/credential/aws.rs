@@ -8,7 +8,7 @@ use http::Method;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Ask, Secret};
+use super::{Ask, Secret, set};
 
 /// The metadata service of a machine, which no other network has.
 const METADATA: &str = "http://169.254.169.254/latest";
@@ -45,7 +45,7 @@ pub(crate) enum KeySource {
 impl KeySource {
     /// The first that the environment names, in the order of AWS's SDKs.
     pub(crate) fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
-        let set = |name| variable(name).filter(|value: &String| !value.is_empty());
+        let set = set(variable);
         let secret = |name| set(name).map(Secret::new);
         let pair = set("AWS_ACCESS_KEY_ID").zip(secret("AWS_SECRET_ACCESS_KEY"));
         if let Some((access_key_id, secret_access_key)) = pair {
@@ -73,7 +73,7 @@ impl KeySource {
 
 /// The region that the environment names.
 pub(crate) fn region(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
-    let set = |name| variable(name).filter(|value: &String| !value.is_empty());
+    let set = set(variable);
     set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION"))
 }
 
@@ -214,6 +214,7 @@ fn element<'a>(body: &'a [u8], name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credential::tests::environment;
 
     fn header<'a>(ask: &'a Ask, wanted: &str) -> Option<&'a str> {
         let (_, value) = ask.headers.iter().find(|(name, _)| *name == wanted)?;
@@ -278,12 +279,7 @@ mod tests {
             ),
             ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/agent"),
         ];
-        let source = |variables: &[(&str, &str)]| {
-            KeySource::of(|name| {
-                let found = variables.iter().find(|(key, _)| *key == name);
-                found.map(|(_, value)| (*value).to_owned())
-            })
-        };
+        let source = |variables: &[(&str, &str)]| KeySource::of(environment(variables));
         let KeySource::Given(keys) = source(&all) else {
             panic!()
         };

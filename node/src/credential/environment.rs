@@ -1,6 +1,6 @@
 //! The credential that the environment names, in tsnet's order.
 
-use super::{AuthKey, Credential, CredentialError, IdToken, OAuthClient, Secret, WorkloadIdentity};
+use super::{AuthKey, Credential, CredentialError, IdToken, OAuthClient, Secret, WorkloadIdentity, set};
 
 impl Credential {
     /// The credential of a program: `explicit`, or what the environment names: `TS_AUTHKEY`, `TS_AUTH_KEY`,
@@ -15,7 +15,7 @@ impl Credential {
         explicit: Option<&AuthKey>,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Self>, CredentialError> {
-        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let set = set(variable);
         if let Some(key) = explicit {
             return Self::key(key.expose()).map(Some);
         }

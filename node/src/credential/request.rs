@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::{AuthKey, Grant, OAuthClient, Secret, Token, WorkloadIdentity};
+use super::{AuthKey, Grant, OAuthClient, Secret, Token, WorkloadIdentity, set};
 
 /// A request that names its server.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Ask {
     /// GitHub's token of a workflow run, when the environment is one
     /// (<https://docs.github.com/actions/reference/security/oidc>).
     pub(crate) fn github_token(audience: &str, variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
-        let set = |name| variable(name).filter(|value: &String| !value.is_empty());
+        let set = set(variable);
         let url = set("ACTIONS_ID_TOKEN_REQUEST_URL")?;
         let token = Secret::new(set("ACTIONS_ID_TOKEN_REQUEST_TOKEN")?);
         let separator = if url.contains('?') { '&' } else { '?' };

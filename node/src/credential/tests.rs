@@ -2,10 +2,15 @@ use super::*;
 
 fn choose(explicit: Option<&str>, variables: &[(&str, &str)]) -> Result<Option<Credential>, CredentialError> {
     let explicit = explicit.map(AuthKey::new);
-    Credential::choose(explicit.as_ref(), |name| {
+    Credential::choose(explicit.as_ref(), environment(variables))
+}
+
+/// An environment that has these variables and no others.
+pub(crate) fn environment(variables: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> {
+    |name| {
         let found = variables.iter().find(|(key, _)| *key == name);
         found.map(|(_, value)| (*value).to_owned())
-    })
+    }
 }
 
 fn key(text: &str) -> Option<Credential> {

@@ -110,16 +110,11 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credential::AuthKey;
+    use crate::credential::{AuthKey, tests::environment};
 
     #[test]
     fn the_environment_is_read_as_tsnet_does() {
-        let config = |variables: &[(&str, &str)]| {
-            Config::from_variables(|name| {
-                let found = variables.iter().find(|(key, _)| *key == name);
-                found.map(|(_, value)| (*value).to_owned())
-            })
-        };
+        let config = |variables: &[(&str, &str)]| Config::from_variables(environment(variables));
         let empty = config(&[("TS_CONTROL_URL", "")]).unwrap();
         assert_eq!(empty.control_url, Config::default().control_url);
         assert!(empty.credential.is_none() && !empty.force_login);

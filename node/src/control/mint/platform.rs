@@ -23,8 +23,7 @@ pub(super) async fn id_token(
     let answer = match Ask::github_token(audience, &variable) {
         Some(asked) => ask(dialer, asked).await?,
         None => {
-            let aws = Aws::find(dialer, &variable).await;
-            if let Some(aws) = aws {
+            if let Some(aws) = Aws::find(dialer, &variable).await {
                 return aws.id_token(audience, aws::region(&variable)).await;
             }
             ask(dialer, Ask::google_token(audience)).await.map_err(|error| {
@@ -114,7 +113,10 @@ mod tests {
     use http::Method;
 
     use super::*;
-    use crate::control::fake::{Server, server};
+    use crate::{
+        control::fake::{Server, server},
+        credential::tests::environment,
+    };
 
     const KEYS: &str = r#"{"AccessKeyId":"id","SecretAccessKey":"secret","Token":"session"}"#;
     const TOKEN: &str = "<R><WebIdentityToken>a.b.c</WebIdentityToken></R>";
@@ -125,11 +127,8 @@ mod tests {
         network: impl AsyncFnOnce(&mut Server),
     ) -> Result<Secret, SessionError> {
         let (dialer, mut server) = server();
-        let variable = |name: &str| {
-            let found = variables.iter().find(|(key, _)| *key == name);
-            found.map(|(_, value)| (*value).to_owned())
-        };
-        let (token, ()) = tokio::join!(id_token(&*dialer, "aud", variable), network(&mut server));
+        let asked = id_token(&*dialer, "aud", environment(variables));
+        let (token, ()) = tokio::join!(asked, network(&mut server));
         token
     }
 
