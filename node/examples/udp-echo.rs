@@ -22,8 +22,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(to) = env::args().nth(2) {
         return Ok(ask(&node, &to).await?);
     }
-    let socket = node.listen_packet("0.0.0.0:7".parse()?).await?;
+    // A socket is of one family, and callers come by either.
+    let (v4, v6) = tokio::try_join!(
+        node.listen_packet("0.0.0.0:7".parse()?),
+        node.listen_packet("[::]:7".parse()?)
+    )?;
     tracing::info!(name = node.up().await?.name, "Echoes");
+    tokio::try_join!(echo(v4), echo(v6))?;
+    Ok(())
+}
+
+async fn echo(socket: UdpSocket) -> std::io::Result<()> {
     let mut buffer = [0; UdpSocket::MAX_PAYLOAD];
     loop {
         let (len, from) = socket.recv_from(&mut buffer).await?;

@@ -120,15 +120,19 @@ fn the_other_ports_of_funnel_and_a_funnel_that_leaves_the_tailnet_out() {
 }
 
 #[test]
-fn datagrams_are_answered_to_go_and_to_ourselves() {
+fn datagrams_are_answered_to_go_by_either_family_and_to_ourselves() {
     with_lab(async |lab| {
         let echo = lab.start_example(&example("udp-echo"), "tskey-auth-tagged", &[]);
         lab.says(echo, "Echoes").await;
         let ours = lab.start_example(&example("udp-echo"), "tskey-auth-bob", &[CONTROL, "udp-echo:7"]);
         let said = lab.ended(ours).await;
         assert!(said.contains("said=hello"), "{said}");
-        let go = lab.start_udp_client("udp-echo:7");
-        let said = lab.ended(go).await;
-        assert!(said.contains(r#""said":"hello""#), "{said}");
+        let addresses = lab.device("udp-echo").await["addresses"].clone();
+        let v6 = addresses[1].as_str().unwrap().strip_suffix("/128").unwrap();
+        for to in ["udp-echo:7", &format!("[{v6}]:7")] {
+            let go = lab.start_udp_client(to);
+            let said = lab.ended(go).await;
+            assert!(said.contains(r#""said":"hello""#), "{to}: {said}");
+        }
     });
 }
