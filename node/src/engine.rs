@@ -296,6 +296,20 @@ impl Engine {
         self.shared.wake_engine();
     }
 
+    /// Begins a handshake with a peer now: tests can't wait two minutes for it. `false`: one is under way, or there is
+    /// no tunnel.
+    #[cfg(any(test, feature = "bench"))]
+    #[doc(hidden)]
+    pub fn rekey(&self, peer: &NodePublic) -> bool {
+        let peers = &self.shared.peers;
+        let Some(peer) = peers.live_peer(peer) else {
+            return false;
+        };
+        let initiation = peers.initiate(&peer);
+        self.shared.send_sealed(&peer, initiation.as_slice());
+        initiation.is_some()
+    }
+
     /// What the data plane has counted.
     pub fn stats(&self) -> &Stats {
         &self.shared.stats

@@ -452,6 +452,13 @@ impl Node {
         self.shared.engine.traffic(peer)
     }
 
+    /// [`Engine::rekey`].
+    #[cfg(feature = "bench")]
+    #[doc(hidden)]
+    pub fn rekey(&self, peer: &NodePublic) -> bool {
+        self.shared.engine.rekey(peer)
+    }
+
     /// Where peers may find us: endpoints, home region, PeerAPI.
     pub fn local(&self) -> LocalState {
         self.shared.engine.local()

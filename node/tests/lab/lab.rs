@@ -342,6 +342,22 @@ impl Lab {
         serde_json::from_str(&answer.unwrap().1).unwrap_or_default()
     }
 
+    /// A request to the Go clients themselves.
+    pub async fn client(&self, method: &str, path: &str) -> (u16, String) {
+        exchange(CLIENTS, method, path, None).await.unwrap()
+    }
+
+    /// A connection through alice's Go client, if it gets one.
+    pub async fn tunnel(&self, to: &str) -> Option<TcpStream> {
+        const MADE: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+        let mut stream = TcpStream::connect(CLIENTS).await.ok()?;
+        let request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = [0; MADE.len()];
+        stream.read_exact(&mut answer).await.ok()?;
+        (answer == MADE).then_some(stream)
+    }
+
     /// A request to the control server's own API.
     pub async fn admin(&self, method: &str, path: &str, body: Option<Value>) -> (u16, String) {
         let body = body.map(|body| body.to_string());

@@ -10,6 +10,7 @@ mod deltas;
 mod examples;
 mod funnel;
 mod joining;
+mod keys;
 mod lab;
 mod leaving;
 mod namespace;
