@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use postern_node::{
     engine::{TcpListener, TcpStream},
+    magicsock::Path,
     node::{Config, Node},
 };
 use serde_json::json;
@@ -152,6 +153,51 @@ fn either_side_starts_anew_and_is_reached_at_once() {
             "Go's new process has its answer {:?} after the kill",
             killed.elapsed()
         );
+        node.close().await;
+    });
+}
+
+/// As behind a NAT that forgets: Go itself is told nothing, and its old address is a dead end.
+#[test]
+fn a_go_peer_whose_address_changes_is_followed_and_streams_go_on() {
+    with_lab(async |lab| {
+        // Answers that leave from another address than the question's aren't known to NAT.
+        lab.network(&format!("{NO_UDP_V4} --destination 127.0.0.1"));
+        // What it has tracked before keeps its address.
+        lab.network("iptables --table raw --append OUTPUT --protocol udp --jump CT --notrack");
+        lab.start_clients().await;
+        let node = serving(lab.config("follower", Some("tskey-auth-bob"))).await;
+        comes_by(lab, "http://follower/", "direct ").await;
+        let go = serde_json::from_value(lab.device("alice-laptop").await["key"].clone()).unwrap();
+        let Path::Direct(old) = node.traffic(&go).path else {
+            panic!("{:?}", node.traffic(&go))
+        };
+        let moved = Path::Direct("10.99.0.77:7777".parse().unwrap());
+        let moves = async {
+            sleep(EVERY * 20).await;
+            for change in [
+                format!(
+                    "raw --insert OUTPUT --protocol udp --dport {} --jump DROP",
+                    old.port()
+                ),
+                format!(
+                    "nat --append POSTROUTING --protocol udp --sport {} --jump SNAT --to-source 10.99.0.77:7777",
+                    old.port()
+                ),
+                "raw --delete OUTPUT --protocol udp --jump CT --notrack".to_owned(),
+            ] {
+                lab.network(&format!("iptables --table {change}"));
+            }
+            let since = Instant::now();
+            eventually("we have followed", async || node.traffic(&go).path == moved).await;
+            println!("we have followed after {:?}", since.elapsed());
+        };
+        let gap = longest_wait(lab, "follower", 100, moves).await;
+        println!("when Go had moved nothing came for {gap} ms");
+        // We leave the old address within 6 s; then TCP repeats what was lost.
+        assert!(gap < 9000, "{gap} ms");
+        assert_eq!(node.traffic(&go).path, moved);
+        comes_by(lab, "http://follower/", "direct ").await;
         node.close().await;
     });
 }
