@@ -49,7 +49,7 @@ pub enum DerpEvent {
         /// The peer.
         peer: NodePublic,
     },
-    /// A connection came up or went down.
+    /// A connection came up, or went down, or could not be made once more.
     State {
         /// The relay's region.
         region: RegionId,

@@ -252,10 +252,12 @@ impl Magicsock {
         }
     }
 
-    /// A connection to a relay came up or went down.
+    /// A connection to a relay came up, or went down, or could not be made once more.
     pub fn on_derp_state(&mut self, now: Instant, region: RegionId, connected: bool) {
-        if !connected {
-            self.relays.on_down(region);
+        if connected {
+            self.relays.on_up(region);
+        } else {
+            self.relays.on_down(now, region);
             // Often it's our network that has changed.
             self.network.ask_again(now);
             self.advance(now);

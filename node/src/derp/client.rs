@@ -73,9 +73,8 @@ impl Client {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
-            if up_since.is_some() {
-                self.state(false).await;
-            }
+            // Each failed attempt is said too: who stays away too long is home no more.
+            self.state(false).await;
             failures = match up_since {
                 Some(since) if since.elapsed() >= GOOD_FOR => 0,
                 _ => failures + 1,

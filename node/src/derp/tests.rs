@@ -317,6 +317,16 @@ async fn comes_back_after_a_break_and_with_a_new_key() {
 }
 
 #[tokio::test]
+async fn each_attempt_that_fails_is_told() {
+    let relay = Relay::new().await;
+    let mut clients = Clients::new(vec![relay.node()], relay.roots());
+    drop(relay);
+    for _ in 0..3 {
+        clients.expect_state(false).await;
+    }
+}
+
+#[tokio::test]
 async fn an_oversized_frame_ends_the_connection() {
     let relay = Relay::new().await;
     let mut clients = Clients::new(vec![relay.node()], relay.roots());

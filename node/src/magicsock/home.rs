@@ -75,8 +75,8 @@ pub(super) fn choose(
 }
 
 /// A home when nothing could be measured: without one peers can't reach us at all. The same node picks the
-/// same region every time, different nodes spread.
-pub(super) fn fallback(map: &DerpMap, node: &NodePublic) -> Option<RegionId> {
+/// same region every time, different nodes spread. After one that can't be reached comes the next of the map.
+pub(super) fn fallback(map: &DerpMap, node: &NodePublic, away: Option<RegionId>) -> Option<RegionId> {
     let usable = |region: &&DerpRegion| region.nodes.iter().any(|n| !n.stun_only);
     let of = |filter: fn(&DerpRegion) -> bool| -> Vec<RegionId> {
         let regions = map.regions.iter().filter(|(_, r)| usable(r) && filter(r));
@@ -89,7 +89,11 @@ pub(super) fn fallback(map: &DerpMap, node: &NodePublic) -> Option<RegionId> {
         .as_bytes()
         .iter()
         .fold(0u64, |seed, byte| seed.wrapping_mul(31) + u64::from(*byte));
-    let position = seed.checked_rem(regions.len() as u64)?;
+    let position = match away.and_then(|away| regions.iter().position(|id| *id == away)) {
+        Some(away) => away as u64 + 1,
+        None => seed,
+    };
+    let position = position.checked_rem(regions.len() as u64)?;
     regions.get(position as usize).copied()
 }
 
@@ -173,14 +177,19 @@ mod tests {
     fn there_is_a_fallback_as_long_as_there_is_a_relay() {
         let mut map = map(&[1, 2, 3]);
         let key = |byte| NodePublic::from_bytes([byte; 32]);
-        let picked: std::collections::BTreeSet<_> = (0..50).filter_map(|i| fallback(&map, &key(i))).collect();
+        let picked: std::collections::BTreeSet<_> =
+            (0..50).filter_map(|i| fallback(&map, &key(i), None)).collect();
         assert_eq!(picked.len(), 3);
-        assert_eq!(fallback(&map, &key(5)), fallback(&map, &key(5)));
+        assert_eq!(fallback(&map, &key(5), None), fallback(&map, &key(5), None));
+        // Whichever are away, each gets its turn.
+        for (away, next) in [(1, 2), (2, 3), (3, 1)] {
+            assert_eq!(fallback(&map, &key(5), Some(away)), Some(next));
+        }
         map.regions.get_mut(&1).unwrap().nodes[0].stun_only = true;
         map.regions.get_mut(&2).unwrap().no_measure_no_home = true;
-        assert!((0..50).all(|i| fallback(&map, &key(i)) == Some(3)));
+        assert!((0..50).all(|i| fallback(&map, &key(i), Some(3)) == Some(3)));
         map.regions.get_mut(&3).unwrap().avoid = true;
-        assert!((0..50).all(|i| matches!(fallback(&map, &key(i)), Some(2 | 3))));
-        assert_eq!(fallback(&DerpMap::default(), &key(1)), None);
+        assert!((0..50).all(|i| matches!(fallback(&map, &key(i), None), Some(2 | 3))));
+        assert_eq!(fallback(&DerpMap::default(), &key(1), None), None);
     }
 }

@@ -34,6 +34,8 @@ const KEEP_GLOBAL: Duration = Duration::from_secs(60);
 const HOME_PATIENCE: Duration = Duration::from_secs(1);
 /// Packets that came through home within this time show that it works though it doesn't answer STUN.
 const HEARD: Duration = Duration::from_secs(8);
+/// A relay that is started anew is back within this time.
+const AWAY: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Network {
@@ -184,6 +186,7 @@ impl Network {
         if let Some(report) = report {
             self.on_report(now, report, relays);
         }
+        self.leave_lost_home(now, config, relays);
         self.ensure_home(now, config, relays);
         self.publish(config, relays.home(), out);
         ended
@@ -227,6 +230,23 @@ impl Network {
         }
     }
 
+    /// Another home for one that can't be reached, unless it answers STUN.
+    fn leave_lost_home(&mut self, now: Instant, config: &MagicsockConfig, relays: &mut Relays) {
+        let Some(home) = relays.home().filter(|_| relays.home_is_away(now, AWAY)) else {
+            return;
+        };
+        let latest = self.report.latencies();
+        if latest.contains_key(&home) {
+            return;
+        }
+        let nearest = home::choose(&self.map, None, false, &latest, &self.history.best());
+        self.home_measured = nearest.is_some();
+        let next = nearest.or_else(|| home::fallback(&self.map, &config.node, Some(home)));
+        if next.is_some() && next != Some(home) {
+            relays.set_home(now, next);
+        }
+    }
+
     /// At once where a measurement can't change anything, else when it takes too long.
     fn ensure_home(&mut self, now: Instant, config: &MagicsockConfig, relays: &mut Relays) {
         if relays.home().is_some() || self.map.regions.is_empty() {
@@ -239,7 +259,7 @@ impl Network {
         if !measuring || now >= by {
             self.home_measured = false;
             self.home_by = None;
-            let home = home::fallback(&self.map, &config.node);
+            let home = home::fallback(&self.map, &config.node, None);
             if home.is_some() {
                 relays.set_home(now, home);
             }

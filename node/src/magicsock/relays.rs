@@ -28,6 +28,8 @@ impl ReplyRoute {
 struct Use {
     last: Instant,
     heard: Option<Instant>,
+    /// Since when there has been no connection, as far as was tried.
+    away: Option<Instant>,
     connection: u64,
 }
 
@@ -74,6 +76,7 @@ impl Relays {
                 Use {
                     last: now,
                     heard: None,
+                    away: None,
                     connection,
                 },
             );
@@ -90,12 +93,27 @@ impl Relays {
         Some(ReplyRoute { region, connection })
     }
 
-    /// The connection is lost: the relay no longer knows who talks to whom here.
-    pub(super) fn on_down(&mut self, region: RegionId) {
+    /// There is a connection.
+    pub(super) fn on_up(&mut self, region: RegionId) {
+        if let Some(used) = self.used.get_mut(&region) {
+            used.away = None;
+        }
+    }
+
+    /// The connection is lost: the relay no longer knows who talks to whom here. Or one more could not be made.
+    pub(super) fn on_down(&mut self, now: Instant, region: RegionId) {
         if let Some(used) = self.used.get_mut(&region) {
             self.connections += 1;
             used.connection = self.connections;
+            used.away.get_or_insert(now);
         }
+    }
+
+    /// There has been no connection to home for this long.
+    pub(super) fn home_is_away(&self, now: Instant, time: Duration) -> bool {
+        let used = self.home.and_then(|home| self.used.get(&home));
+        let away = used.and_then(|used| used.away);
+        away.is_some_and(|since| now.saturating_duration_since(since) >= time)
     }
 
     /// A packet came through this region within the last `time`.
@@ -167,7 +185,7 @@ mod tests {
         relays.set_home(now, Some(3));
         let route = relays.on_packet(now, 3);
         assert_eq!(relays.valid(route), Some(3));
-        relays.on_down(3);
+        relays.on_down(now, 3);
         assert_eq!(relays.valid(route), None);
         let route = relays.on_packet(now, 3);
         assert_eq!(relays.valid(route), Some(3));

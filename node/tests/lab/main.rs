@@ -16,5 +16,6 @@ mod leaving;
 mod namespace;
 mod paths;
 mod questions;
+mod regions;
 mod service;
 mod takeover;

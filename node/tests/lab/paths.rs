@@ -45,14 +45,14 @@ async fn serve(mut listener: TcpListener) {
     }
 }
 
-async fn serving(config: Config) -> Node {
+pub async fn serving(config: Config) -> Node {
     let (node, _) = up(config).await;
     tokio::spawn(serve(node.listen(80).unwrap()));
     node
 }
 
 /// Waits until Go's client gets an answer that came this way.
-async fn comes_by(lab: &Lab, url: &str, way: &str) {
+pub async fn comes_by(lab: &Lab, url: &str, way: &str) {
     eventually(&format!("{url} by {way}"), async || {
         let answer = lab.fetch("alice", url).await;
         answer["body"] == "0\n1\n2\n" && answer["path"].as_str().unwrap().starts_with(way)
@@ -106,7 +106,7 @@ fn a_relay_that_goes_is_returned_to_and_streams_go_on() {
         let node = serving(config).await;
         comes_by(lab, "http://relayed/", "derp lab").await;
         let broken = async |on: bool| {
-            let (status, body) = lab.admin("PUT", "/relay-broken", Some(json!(on))).await;
+            let (status, body) = lab.admin("PUT", "/relays/1/broken", Some(json!(on))).await;
             assert_eq!(status, 200, "{body}");
         };
         let outage = async {

@@ -115,6 +115,72 @@ fn a_lost_relay_connection_asks_for_a_measurement() {
     assert_eq!(stun_times(&sim, 0).len(), before + 1);
 }
 
+/// A relay is away: it answers nothing, and each attempt to connect to it fails.
+fn away(sim: &mut Sim, host: usize, region: RegionId, time: Duration) {
+    for relay in sim.relays.iter_mut().filter(|relay| relay.region == region) {
+        relay.answers_stun = false;
+    }
+    let end = sim.now + time;
+    while sim.now < end {
+        let now = sim.now;
+        sim.hosts[host].sock.on_derp_state(now, region, false);
+        sim.drain(host);
+        sim.run(secs(2));
+    }
+}
+
+#[test]
+fn a_home_that_stays_away_is_left_for_another_even_without_traffic() {
+    let mut sim = two_homes();
+    sim.udp_blocked = false;
+    sim.cut = [
+        ([192, 0, 2, 1].into(), [192, 0, 2, 2].into()),
+        ([192, 0, 2, 2].into(), [192, 0, 2, 1].into()),
+    ]
+    .into();
+    sim.talk(1, 0, secs(10));
+    assert_eq!(sim.hosts[0].net_info.preferred_derp, Some(1));
+    away(&mut sim, 0, 1, secs(4));
+    assert_eq!(sim.hosts[0].net_info.preferred_derp, Some(1));
+    away(&mut sim, 0, 1, secs(4));
+    assert_eq!(sim.hosts[0].net_info.preferred_derp, Some(2));
+}
+
+#[test]
+fn a_home_that_stays_away_is_left_where_nothing_can_be_measured() {
+    for derp_only in [true, false] {
+        let mut sim = Sim::new(vec![Relay::new(1, 5), Relay::new(2, 50), Relay::new(3, 90)]);
+        sim.udp_blocked = !derp_only;
+        sim.add_with([192, 0, 2, 1], None, |config| config.derp_only = derp_only);
+        sim.run(secs(5));
+        let mut homes = Vec::new();
+        for _ in 0..3 {
+            let home = sim.hosts[0].regions[0];
+            assert_eq!(sim.hosts[0].net_info.preferred_derp, Some(home));
+            away(&mut sim, 0, home, secs(4));
+            assert_eq!(sim.hosts[0].regions[0], home);
+            away(&mut sim, 0, home, secs(4));
+            homes.push(home);
+        }
+        homes.sort_unstable();
+        assert_eq!(homes, [1, 2, 3], "each had its turn");
+    }
+}
+
+#[test]
+fn a_relay_that_is_back_in_time_stays_home() {
+    let mut sim = Sim::new(vec![Relay::new(1, 5), Relay::new(2, 50)]);
+    sim.add_with([192, 0, 2, 1], None, |config| config.derp_only = true);
+    let home = sim.hosts[0].regions[0];
+    for _ in 0..5 {
+        away(&mut sim, 0, home, secs(4));
+        let now = sim.now;
+        sim.hosts[0].sock.on_derp_state(now, home, true);
+        sim.run(secs(1));
+    }
+    assert_eq!(sim.hosts[0].regions, [home]);
+}
+
 #[test]
 fn a_new_interface_is_announced_and_measured_from() {
     let mut sim = two_public();
