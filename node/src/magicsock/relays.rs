@@ -48,12 +48,16 @@ impl Relays {
         self.home
     }
 
-    /// The old home is left when it falls idle: peers that haven't heard of the new one still send there.
+    /// The old home is left when it falls idle: peers that haven't heard of the new one still send there. How long the
+    /// new one was away before counts no more: while none is reached each has its time.
     pub(super) fn set_home(&mut self, now: Instant, home: Option<RegionId>) {
         self.home = home;
         self.dirty = true;
         if let Some(home) = home {
             self.touch(now, home);
+            if let Some(used) = self.used.get_mut(&home) {
+                used.away = None;
+            }
         }
     }
 

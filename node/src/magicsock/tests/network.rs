@@ -168,6 +168,25 @@ fn a_home_that_stays_away_is_left_where_nothing_can_be_measured() {
 }
 
 #[test]
+fn while_no_relay_is_reached_each_is_home_for_its_time() {
+    let mut sim = Sim::new(vec![Relay::new(1, 5), Relay::new(2, 50)]);
+    sim.add_with([192, 0, 2, 1], None, |config| config.derp_only = true);
+    let mut homes = Vec::new();
+    for _ in 0..60 {
+        homes.push(sim.hosts[0].regions[0]);
+        for region in sim.hosts[0].regions.clone() {
+            away(&mut sim, 0, region, millis(500));
+        }
+    }
+    let changes = homes.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    let most = sim.elapsed().as_secs() as usize / 5;
+    assert!(
+        (most / 4..=most).contains(&changes),
+        "{changes} of at most {most}"
+    );
+}
+
+#[test]
 fn a_relay_that_is_back_in_time_stays_home() {
     let mut sim = Sim::new(vec![Relay::new(1, 5), Relay::new(2, 50)]);
     sim.add_with([192, 0, 2, 1], None, |config| config.derp_only = true);
