@@ -71,8 +71,6 @@ const MAX_RECENT_PEERS: usize = 256;
 pub struct EngineConfig {
     /// The WireGuard key.
     pub node_key: NodePrivate,
-    /// The disco key (kept over restarts).
-    pub disco_key: DiscoPrivate,
     /// UDP port to bind; 0: any. Taken from the hand-over state where the user names none; when it is
     /// taken, any other is used.
     pub udp_port: u16,
@@ -129,7 +127,7 @@ impl Engine {
     /// (fields `disco`, `endpoints`, `net_info`); its `peer_api` ports are let in past the packet filter.
     ///
     /// # Errors
-    /// When no UDP socket can be had.
+    /// When no UDP socket can be had, or no randomness.
     pub fn start(
         config: EngineConfig,
         netmap: watch::Receiver<Option<Arc<Netmap>>>,
@@ -139,14 +137,19 @@ impl Engine {
     ) -> io::Result<Self> {
         let stats = Arc::<Stats>::default();
         let udp = Udp::bind(config.udp_port, stats.clone())?;
+        let addresses = task::interfaces();
+        let disco_key = match config.hand_over.disco_key_at(udp.port(), &addresses) {
+            Some(key) => key.clone(),
+            None => DiscoPrivate::generate()?,
+        };
         let paths = MagicsockConfig {
-            disco: config.disco_key.clone(),
+            disco: disco_key.clone(),
             node: config.node_key.public(),
             port: udp.port(),
             static_endpoints: config.static_endpoints,
             derp_only: config.derp_only,
         };
-        let disco = config.disco_key.public();
+        let disco = disco_key.public();
         local.send_if_modified(|local| local.disco.replace(disco) != Some(disco));
         let shared = Shared::new(
             udp,
@@ -169,10 +172,7 @@ impl Engine {
         tasks.spawn(resolver::run(shared.clone(), hosts_to_find, cancel.clone()));
         let task = Task::new(shared.clone(), derp, derp_events, stun_hosts, recent);
         tasks.spawn(task.run(netmap, cancel));
-        Ok(Self {
-            shared,
-            disco_key: config.disco_key,
-        })
+        Ok(Self { shared, disco_key })
     }
 
     /// Accepts TCP connections to `port` on all own addresses (`addr` `None`) or on one address, which may be
@@ -285,6 +285,7 @@ impl Engine {
         HandOver {
             disco_key: Some(self.disco_key.clone()),
             udp_port: Some(self.shared.udp.port()),
+            addresses: self.shared.paths.lock().interfaces().to_vec(),
             newest_tai64n: self.shared.peers.newest_initiation().and_then(tai64n),
             recent_peers,
         }

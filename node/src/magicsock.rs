@@ -188,6 +188,11 @@ impl Magicsock {
         self.config.node = node;
     }
 
+    /// The addresses that [`Self::set_interfaces`] was told last.
+    pub fn interfaces(&self) -> &[IpAddr] {
+        self.network.interfaces()
+    }
+
     /// The addresses of this machine's interfaces, read now and then by the engine.
     pub fn set_interfaces(&mut self, now: Instant, addrs: &[IpAddr]) {
         if self.network.set_interfaces(now, addrs) {

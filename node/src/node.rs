@@ -25,7 +25,7 @@ use crate::{
     dial::Destination,
     engine::{Engine, EngineConfig, PingKind, Pong, TcpListener, TcpStream, Traffic, UdpSocket},
     funnel::{self, FunnelListener, FunnelMode, FunnelStream, Funnels},
-    key::{DiscoPrivate, NodePrivate, NodePublic},
+    key::{NodePrivate, NodePublic},
     netmap::{Netmap, WhoIs},
     peerapi::PeerApi,
     proxy::{Outbound, Proxies},
@@ -105,15 +105,7 @@ impl Node {
                 reason: CredentialError::NoTags.to_string(),
             });
         }
-        let mut state = NodeState::load(&*config.store).await?;
-        let disco_key = match state.hand_over.disco_key.clone() {
-            Some(key) => key,
-            None => DiscoPrivate::generate().map_err(|e| Error::Io {
-                what: "make a disco key",
-                source: e.into(),
-            })?,
-        };
-        state.hand_over.disco_key = Some(disco_key.clone());
+        let state = NodeState::load(&*config.store).await?;
 
         let tasks = TaskTracker::new();
         let cancel = CancellationToken::new();
@@ -154,7 +146,6 @@ impl Node {
         let engine = Engine::start(
             EngineConfig {
                 node_key: state.node_key.clone(),
-                disco_key,
                 udp_port: if config.udp_port == 0 {
                     state.hand_over.udp_port.unwrap_or(0)
                 } else {
@@ -171,7 +162,7 @@ impl Node {
             cancel.clone(),
         )
         .map_err(|source| Error::Io {
-            what: "bind a UDP socket",
+            what: "bind a UDP socket and make a disco key",
             source,
         })?;
 

@@ -4,7 +4,7 @@
 //! again without waiting for its peers' patience: UDP port, disco key, the newest WireGuard timestamp
 //! that it sent, and whom it served last.
 
-use std::{collections::BTreeMap, future::Future, pin::Pin};
+use std::{collections::BTreeMap, future::Future, net::IpAddr, pin::Pin};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -62,15 +62,29 @@ impl NodeState {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HandOver {
-    /// A changed disco key makes Go peers drop their WireGuard session, so it is kept.
+    /// Go peers take it for a new way to the node when it changes: see [`HandOver::disco_key_at`].
     pub disco_key: Option<DiscoPrivate>,
     /// The UDP port that peers know.
     pub udp_port: Option<u16>,
+    /// Addresses of the machine's interfaces.
+    pub addresses: Vec<IpAddr>,
     /// Newest TAI64N timestamp sent in a handshake initiation, as its 12 bytes in hex: a peer ignores
     /// initiations that aren't newer.
     pub newest_tai64n: Option<String>,
     /// Peers served last, newest first; the successor starts handshakes with them.
     pub recent_peers: Vec<RecentPeer>,
+}
+
+impl HandOver {
+    /// The disco key, while peers can find the node where they left it. Elsewhere it takes a new one: Go peers
+    /// would go on sending to the old address for as long as they trust it (6.5 s; `magicsock/endpoint.go`,
+    /// `updateFromNode` resets the path when the key changes).
+    pub fn disco_key_at(&self, udp_port: u16, addresses: &[IpAddr]) -> Option<&DiscoPrivate> {
+        let same_port = self.udp_port.is_none_or(|port| port == udp_port);
+        let mut known = self.addresses.iter().filter(|old| !old.is_loopback()).peekable();
+        let same_machine = known.peek().is_none() || known.any(|old| addresses.contains(old));
+        self.disco_key.as_ref().filter(|_| same_port && same_machine)
+    }
 }
 
 /// A peer that was active when the state was written.
@@ -128,4 +142,42 @@ pub trait StateStore: Send + Sync + std::fmt::Debug {
     fn write(&self, values: BTreeMap<String, Vec<u8>>) -> StoreFuture<'_, ()>;
     /// Removes everything.
     fn clear(&self) -> StoreFuture<'_, ()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disco_key_stays_where_peers_find_it() {
+        let addresses =
+            |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let hand_over = |udp_port, old: &[&str]| HandOver {
+            disco_key: Some(DiscoPrivate::generate().unwrap()),
+            udp_port,
+            addresses: addresses(old),
+            ..HandOver::default()
+        };
+        for (old_port, old, port, new, kept) in [
+            (Some(1), &["10.0.0.1"][..], 1, &["10.0.0.1"][..], true),
+            (Some(1), &["10.0.0.1", "fd00::1"], 1, &["fd00::1"], true),
+            (Some(1), &["10.0.0.1"], 2, &["10.0.0.1"], false),
+            (
+                Some(1),
+                &["127.0.0.1", "10.0.0.1"],
+                1,
+                &["127.0.0.1", "10.0.0.2"],
+                false,
+            ),
+            (Some(1), &["127.0.0.1"], 1, &["127.0.0.1"], true),
+            // As older versions wrote it, and before there was one.
+            (Some(1), &[], 1, &["10.0.0.1"], true),
+            (None, &[], 1, &["10.0.0.1"], true),
+        ] {
+            let key = hand_over(old_port, old);
+            let key = key.disco_key_at(port, &addresses(new));
+            assert_eq!(key.is_some(), kept, "{old_port:?} {old:?}, then {port} {new:?}");
+        }
+        assert!(HandOver::default().disco_key_at(1, &[]).is_none());
+    }
 }

@@ -174,10 +174,20 @@ impl Peers {
     }
 
     /// A handshake initiation for `peer`, unless one is under way.
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn initiate(&self, peer: &Arc<Peer>) -> Option<Packet> {
+        self.begin_handshake(peer, false)
+    }
+
+    /// The same, instead of one that is under way.
+    pub(crate) fn initiate_again(&self, peer: &Arc<Peer>) -> Option<Packet> {
+        self.begin_handshake(peer, true)
+    }
+
+    fn begin_handshake(&self, peer: &Arc<Peer>, again: bool) -> Option<Packet> {
         let mut session = peer.session.lock();
         peer.set_active();
-        let message = session.tunn.format_handshake_initiation(false)?;
+        let message = session.tunn.format_handshake_initiation(again)?;
         Some(self.note(peer, &mut session, message.into()))
     }
 

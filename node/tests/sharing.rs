@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use postern_node::{
     control::LocalState,
     engine::{Engine, EngineConfig},
-    key::{DiscoPrivate, NodePrivate},
+    key::NodePrivate,
     netmap::{Merger, Netmap},
     proxy::Outbound,
     state::HandOver,
@@ -111,7 +111,6 @@ fn start(own: usize, map: &[u8], tasks: &TaskTracker, cancel: &CancellationToken
     let (sender, receiver) = watch::channel(Some(netmap));
     let config = EngineConfig {
         node_key: NodePrivate::generate().unwrap(),
-        disco_key: DiscoPrivate::generate().unwrap(),
         udp_port: 0,
         static_endpoints: Vec::new(),
         derp_only: false,

@@ -35,13 +35,20 @@ use crate::{
     netmap::Netmap,
     state::RecentPeer,
     udp::RecvBuffers,
+    wg::Peer,
 };
 
 mod netmap;
 mod paths;
 
+pub(super) use paths::interfaces;
+
 /// gotatun's timers want 4 calls a second.
 const WIREGUARD_TICK: u64 = 250;
+/// Who doesn't answer our greeting is greeted again after this time, in ms, and then after twice the pause before. WireGuard
+/// itself waits for 5 s, from when on it is left to it.
+const GREETING_PAUSE: u64 = 250;
+const LAST_GREETING_PAUSE: u64 = 2_000;
 /// How far ahead the next entry of the timer wheel is looked for, in ms.
 const WHEEL_HORIZON: u64 = 250;
 /// How often interfaces are listed and the ends of keys are looked at, in ms.
@@ -58,6 +65,8 @@ pub(super) struct Task {
     stun_hosts: watch::Sender<Vec<String>>,
     /// Peers of our predecessor that have not been greeted yet.
     recent: Vec<RecentPeer>,
+    /// Those that have been, and haven't answered: when to greet them again, in ms, and the pause after that.
+    greeted: Vec<(u64, u64, Arc<Peer>)>,
     buffers: RecvBuffers,
     mail: Mail,
     wheel: Wheel<Arc<Flow>>,
@@ -83,6 +92,7 @@ impl Task {
             regions: Vec::new(),
             stun_hosts,
             recent,
+            greeted: Vec::new(),
             buffers: RecvBuffers::new(),
             mail: Mail::default(),
             wheel: Wheel::new(),
@@ -223,6 +233,7 @@ impl Task {
             self.shared
                 .peers
                 .tick(|peer, packet| self.shared.send_sealed(peer, &[packet]));
+            self.greet_again(ms);
         }
         if ms >= self.next_housekeeping {
             self.next_housekeeping = ms + HOUSEKEEPING;

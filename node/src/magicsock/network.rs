@@ -91,6 +91,10 @@ impl Network {
         }
     }
 
+    pub(super) fn interfaces(&self) -> &[IpAddr] {
+        &self.interfaces
+    }
+
     /// `true`: they were others before.
     pub(super) fn set_interfaces(&mut self, now: Instant, addrs: &[IpAddr]) -> bool {
         let mut addrs: Vec<_> = addrs.iter().map(IpAddr::to_canonical).collect();

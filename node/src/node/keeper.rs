@@ -60,5 +60,5 @@ impl Persist for Keeper {
 fn same_but_for_times(a: &HandOver, b: &HandOver) -> bool {
     let key = |h: &HandOver| h.disco_key.as_ref().map(|k| *k.expose_bytes());
     let peers = |h: &HandOver| h.recent_peers.iter().map(|p| (p.key, p.addr)).collect::<Vec<_>>();
-    key(a) == key(b) && a.udp_port == b.udp_port && peers(a) == peers(b)
+    key(a) == key(b) && a.udp_port == b.udp_port && a.addresses == b.addresses && peers(a) == peers(b)
 }

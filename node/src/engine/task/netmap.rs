@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{super::view::View, Task};
+use super::{super::view::View, GREETING_PAUSE, LAST_GREETING_PAUSE, Task};
 use crate::{magicsock::Route, netmap::Netmap, wg::Peer};
 
 impl Task {
@@ -40,6 +40,7 @@ impl Task {
     /// Starts handshakes with the peers that our predecessor served last: they would wait up to 5 s before they
     /// try again on their own.
     fn greet(&mut self, view: &View) {
+        let now = self.shared.now().total_millis() as u64;
         for recent in std::mem::take(&mut self.recent) {
             let Some(node) = view.peer(&recent.key) else {
                 continue;
@@ -49,11 +50,28 @@ impl Task {
                 peer.set_addr(addr);
             }
             self.say_hello(&peer);
+            self.greeted.push((now + GREETING_PAUSE, GREETING_PAUSE, peer));
+        }
+    }
+
+    /// An answer may have gone to where the predecessor was: the peer learns from control that we aren't there, and
+    /// a relay that we are reached by it.
+    pub(super) fn greet_again(&mut self, now: u64) {
+        for (at, pause, peer) in std::mem::take(&mut self.greeted) {
+            if pause > LAST_GREETING_PAUSE || peer.counters().2.is_some() {
+                continue;
+            }
+            if at > now {
+                self.greeted.push((at, pause, peer));
+                continue;
+            }
+            self.say_hello(&peer);
+            self.greeted.push((now + 2 * pause, 2 * pause, peer));
         }
     }
 
     fn say_hello(&self, peer: &Arc<Peer>) {
-        let Some(hello) = self.shared.peers.initiate(peer) else {
+        let Some(hello) = self.shared.peers.initiate_again(peer) else {
             return;
         };
         let route = self.shared.route(peer);

@@ -116,12 +116,26 @@ impl Task {
     }
 
     pub(super) fn list_interfaces(&self) {
-        match if_addrs::get_if_addrs() {
-            Ok(interfaces) => {
-                let addrs: Vec<IpAddr> = interfaces.iter().map(if_addrs::Interface::ip).collect();
-                self.shared.paths.lock().set_interfaces(Instant::now(), &addrs);
-            }
-            Err(error) => tracing::info!(%error, "Interface addresses not readable"),
+        let addresses = interfaces();
+        if !addresses.is_empty() {
+            self.shared
+                .paths
+                .lock()
+                .set_interfaces(Instant::now(), &addresses);
+        }
+    }
+}
+
+/// Addresses of this machine's interfaces; none when they can't be read.
+pub(in crate::engine) fn interfaces() -> Vec<IpAddr> {
+    match if_addrs::get_if_addrs() {
+        Ok(interfaces) => interfaces
+            .iter()
+            .map(|interface| interface.ip().to_canonical())
+            .collect(),
+        Err(error) => {
+            tracing::info!(%error, "Interface addresses not readable");
+            Vec::new()
         }
     }
 }

@@ -17,7 +17,6 @@ pub(super) struct Side {
     pub(super) key: NodePrivate,
     pub(super) engine: Engine,
     pub(super) local: watch::Sender<LocalState>,
-    disco: DiscoPrivate,
     netmap: watch::Sender<Option<Arc<Netmap>>>,
     merger: Mutex<Merger>,
     cancel: CancellationToken,
@@ -27,27 +26,26 @@ pub(super) struct Side {
 impl Side {
     pub(super) fn start(id: u8, recent_peers: Vec<RecentPeer>) -> Self {
         let key = NodePrivate::generate().unwrap();
-        let disco = DiscoPrivate::generate().unwrap();
-        Self::start_as(id, key, disco, recent_peers)
+        let hand_over = HandOver {
+            recent_peers,
+            ..HandOver::default()
+        };
+        Self::start_as(id, key, hand_over)
     }
 
     /// The same node once more, on another port.
-    pub(super) fn restart(old: &Self, recent_peers: Vec<RecentPeer>) -> Self {
-        Self::start_as(old.id, old.key.clone(), old.disco.clone(), recent_peers)
+    pub(super) fn restart(old: &Self, hand_over: HandOver) -> Self {
+        Self::start_as(old.id, old.key.clone(), hand_over)
     }
 
-    fn start_as(id: u8, key: NodePrivate, disco: DiscoPrivate, recent_peers: Vec<RecentPeer>) -> Self {
+    fn start_as(id: u8, key: NodePrivate, hand_over: HandOver) -> Self {
         let config = EngineConfig {
             node_key: key.clone(),
-            disco_key: disco.clone(),
             udp_port: 0,
             static_endpoints: Vec::new(),
             derp_only: false,
             outbound: Outbound::default(),
-            hand_over: HandOver {
-                recent_peers,
-                ..HandOver::default()
-            },
+            hand_over,
         };
         let (netmap, netmap_seen) = watch::channel(None);
         let local = watch::Sender::new(LocalState::default());
@@ -59,7 +57,6 @@ impl Side {
             key,
             engine,
             local,
-            disco,
             netmap,
             merger: Mutex::default(),
             cancel,
@@ -101,7 +98,7 @@ impl Side {
             "Name": format!("n{}.example.ts.net.", self.id),
             "User": 1,
             "Key": self.key.public(),
-            "DiscoKey": self.disco.public(),
+            "DiscoKey": self.local.borrow().disco,
             "Addresses": addrs,
             "AllowedIPs": addrs,
             "Endpoints": [self.endpoint()],
