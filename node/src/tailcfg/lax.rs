@@ -10,7 +10,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, MapAccess, SeqAccess, Visitor},
+    de::{DeserializeOwned, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -57,28 +57,25 @@ impl<T> IntoIterator for List<T> {
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Elements<T>(std::marker::PhantomData<T>);
+        let raw = <&RawValue>::deserialize(d)?;
+        Self::read(raw.get()).map_err(serde::de::Error::custom)
+    }
+}
 
-        impl<'de, T: DeserializeOwned> Visitor<'de> for Elements<T> {
-            type Value = List<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<T>, A::Error> {
-                let mut list = List::default();
-                while let Some(raw) = seq.next_element::<&'de RawValue>()? {
-                    match serde_json::from_str(raw.get()) {
-                        Ok(item) => list.items.push(item),
-                        Err(_) => list.dropped += 1,
-                    }
-                }
-                Ok(list)
+impl<T: DeserializeOwned> List<T> {
+    fn read(json: &str) -> serde_json::Result<Self> {
+        // Few lists hold anything broken, and one by one takes longer.
+        if let Ok(items) = serde_json::from_str::<Vec<T>>(json) {
+            return Ok(items.into());
+        }
+        let mut list = Self::default();
+        for raw in serde_json::from_str::<Vec<&RawValue>>(json)? {
+            match serde_json::from_str(raw.get()) {
+                Ok(item) => list.items.push(item),
+                Err(_) => list.dropped += 1,
             }
         }
-
-        d.deserialize_seq(Elements(std::marker::PhantomData))
+        Ok(list)
     }
 }
 
@@ -125,7 +122,17 @@ where
     D: Deserializer<'de>,
     T: DeserializeOwned,
 {
-    Ok(or_default::<D, List<T>>(d)?.items)
+    Ok(optional_list(d)?.unwrap_or_default())
+}
+
+/// The same with their count.
+pub(super) fn counted_list<'de, D, T>(d: D) -> Result<List<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let raw = <&RawValue>::deserialize(d)?;
+    Ok(List::read(raw.get()).unwrap_or_default())
 }
 
 /// As [`list`], but `null` is not `[]`.
@@ -134,7 +141,8 @@ where
     D: Deserializer<'de>,
     T: DeserializeOwned,
 {
-    Ok(optional::<D, List<T>>(d)?.map(|list| list.items))
+    let raw = <&RawValue>::deserialize(d)?;
+    Ok(List::read(raw.get()).ok().map(|list| list.items))
 }
 
 struct Entries<K, V>(BTreeMap<K, V>);

@@ -59,16 +59,16 @@ pub struct MapResponse {
     #[serde(rename = "DERPMap", deserialize_with = "lax::optional")]
     pub derp_map: Option<DerpMap>,
     /// When not empty, all peers; the other lists of peers are then ignored.
-    #[serde(deserialize_with = "lax::or_default")]
+    #[serde(deserialize_with = "lax::counted_list")]
     pub peers: List<Node>,
     /// New peers, and peers to be replaced.
-    #[serde(deserialize_with = "lax::or_default")]
+    #[serde(deserialize_with = "lax::counted_list")]
     pub peers_changed: List<Node>,
     /// Peers that are gone.
     #[serde(deserialize_with = "lax::list")]
     pub peers_removed: Vec<NodeId>,
     /// Changes of single fields of peers.
-    #[serde(deserialize_with = "lax::or_default")]
+    #[serde(deserialize_with = "lax::counted_list")]
     pub peers_changed_patch: List<PeerChange>,
     /// `true`: seen now; `false`: unknown.
     #[serde(deserialize_with = "lax::map")]
@@ -89,7 +89,7 @@ pub struct MapResponse {
     #[serde(deserialize_with = "lax::map")]
     pub packet_filters: BTreeMap<String, Option<List<FilterRule>>>,
     /// Added or replaced, never removed.
-    #[serde(deserialize_with = "lax::or_default")]
+    #[serde(deserialize_with = "lax::counted_list")]
     pub user_profiles: List<UserProfile>,
     /// Problems of this node.
     #[serde(deserialize_with = "lax::optional_list")]
