@@ -18,7 +18,9 @@ use crate::wait;
 pub(super) enum Work {
     /// 1 KiB responses on connections that stay.
     Requests { connections: u32 },
-    /// The same, beside connections that do nothing.
+    /// So many of them each second, whether or not the ones before are answered.
+    Offered { connections: u32, rate: u32 },
+    /// As many as can be had, beside connections that do nothing.
     Beside { connections: u32, idle: u32 },
     /// A connection for each request.
     New { connections: u32 },
@@ -97,6 +99,10 @@ pub(super) fn load(
     let mut url = format!("{}/bytes", subject.url);
     let connections = match work {
         Work::Requests { connections } => connections,
+        Work::Offered { connections, rate } => {
+            options.insert("-rate", rate.to_string());
+            connections
+        }
         Work::Beside { connections, idle } => {
             options.insert("-idle", idle.to_string());
             connections
@@ -223,23 +229,20 @@ pub(super) fn hold(
 }
 
 /// Starts `command` so many times and says, for each, how long after that a client that keeps knocking got its answer.
+/// With `moved`, it finds the UDP port of its last run taken, so that its peers have to learn its new address.
 pub(super) fn first_answers(
     command: &str,
     url: &str,
     runs: usize,
+    moved: bool,
     tailnet: &Tailnet<'_>,
     programs: &Programs,
 ) -> Result<Vec<f64>> {
     let mut client = tailnet.client(&programs.peer, "firstreq");
-    client.args([
-        "-eager",
-        "-url",
-        url,
-        "-spawn",
-        command,
-        "-runs",
-        &runs.to_string(),
-    ]);
+    client
+        .args(["-eager", "-url", url, "-spawn", command])
+        .args(["-runs", &runs.to_string()])
+        .args(moved.then_some("-moved"));
     let firsts: Vec<First> = events(&command::output(&mut client)?, "firstreq")?;
     firsts
         .into_iter()

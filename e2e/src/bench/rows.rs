@@ -21,6 +21,14 @@ const LOADS: &[(&str, Work)] = &[
     ("HTTPS, 1 connection", Work::Requests { connections: 1 }),
     ("HTTPS, 32 connections", Work::Requests { connections: 32 }),
     ("HTTPS, 256 connections", Work::Requests { connections: 256 }),
+    // A load that all of them can bear: their latencies can be compared.
+    (
+        "HTTPS, 1000 requests/s on 32 connections",
+        Work::Offered {
+            connections: 32,
+            rate: 1000,
+        },
+    ),
     ("new HTTPS connections, 8 at once", Work::New { connections: 8 }),
     ("bulk down, 1 stream", Work::Down { streams: 1 }),
     ("bulk up, 1 stream", Work::Up { streams: 1 }),
@@ -134,7 +142,7 @@ fn steady(
 fn note(name: &str, work: Work, kind: Kind, loaded: &client::Loaded, report: &mut Report) -> Result<()> {
     report.negotiated(kind, loaded.tls.clone())?;
     match work {
-        Work::Requests { .. } | Work::Beside { .. } | Work::New { .. } => {
+        Work::Requests { .. } | Work::Offered { .. } | Work::Beside { .. } | Work::New { .. } => {
             report.add(name, "CPU µs/req", kind, loaded.cpu_server.us_per_req);
             report.add(name, "req/s", kind, loaded.req_s);
             report.add(name, "p99 ms", kind, loaded.p99_ms);
@@ -255,8 +263,13 @@ pub(super) fn starts(world: &World, programs: &Programs, scale: Scale, report: &
         let url = format!("{}/bytes", subject.url);
         drop(subject);
         let command = words(&subject::command(kind, "web", &tailnet, programs)?);
-        for took in client::first_answers(&command, &url, scale.rounds, &tailnet, programs)? {
-            report.add("restart while a peer knocks, to the first 200", "ms", kind, took);
+        for (name, moved) in [
+            ("restart while a peer knocks, to the first 200", false),
+            ("restart on a new address, to the first 200", true),
+        ] {
+            for took in client::first_answers(&command, &url, scale.rounds, moved, &tailnet, programs)? {
+                report.add(name, "ms", kind, took);
+            }
         }
     }
     Ok(())
