@@ -62,9 +62,35 @@ pub(super) fn emit(local: IpAddr, remote: IpAddr, segment: &TcpRepr<'_>, payload
         &checksums,
     );
     payload.iter().for_each(|piece| packet.extend_from_slice(piece));
-    TcpPacket::new_unchecked(&mut packet[start..]).fill_checksum(&src, &dst);
+    let checksum = checksum(local, remote, &packet[start..]);
+    TcpPacket::new_unchecked(&mut packet[start..]).set_checksum(checksum);
     packet.resize(padded_len(len), 0);
     packet
+}
+
+/// The checksum of a segment whose own is zero (RFC 9293 §3.1). smoltcp's adds two bytes at a time, which was a twentieth of
+/// what a large body costs.
+fn checksum(local: IpAddr, remote: IpAddr, segment: &[u8]) -> u16 {
+    let address = |ip| match ip {
+        IpAddr::V4(ip) => sum(&ip.octets()),
+        IpAddr::V6(ip) => sum(&ip.octets()),
+    };
+    let length = (segment.len() as u32).to_be_bytes();
+    let pseudo = address(local) + address(remote) + sum(&length) + sum(&[0, IpProtocol::Tcp.into()]);
+    let mut sum = pseudo + sum(segment);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::from_be_bytes((sum as u16).to_ne_bytes())
+}
+
+/// Words in the machine's order, added without carries (RFC 1071 §2): 2^32 of them fit.
+fn sum(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    let word = |word| u64::from(u32::from_ne_bytes(word));
+    words.iter().copied().map(word).sum::<u64>() + word(last)
 }
 
 /// What a segment for which there is no connection is answered: a RST (RFC 9293 §3.10.7.1), or nothing.
@@ -85,4 +111,31 @@ pub(super) fn refusal(key: &FlowKey, segment: &TcpRepr<'_>) -> Option<BytesMut> 
 /// The largest payload of a segment to or from this address.
 pub(super) fn max_payload(remote: SocketAddr) -> usize {
     MTU - TCP_HEADER - if remote.is_ipv4() { 20 } else { 40 }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn checksums_are_right(
+            [local, remote] in any::<[std::net::Ipv4Addr; 2]>().prop_map(|ips| ips.map(IpAddr::from)),
+            v6 in any::<[std::net::Ipv6Addr; 2]>(),
+            payload in vec(any::<u8>(), 0..1300),
+        ) {
+            for (local, remote) in [(local, remote), (v6[0].into(), v6[1].into())] {
+                let key = FlowKey { local: (local, 443).into(), remote: (remote, 50_000).into() };
+                let segment = bare(&key, TcpControl::Psh, 7, Some(9));
+                let (first, second) = payload.split_at(payload.len() / 3);
+                let packet = emit(local, remote, &segment, [first, second]);
+                let header = Header::parse(&packet).unwrap();
+                let tcp = TcpPacket::new_checked(&packet[header.payload]).unwrap();
+                prop_assert!(tcp.verify_checksum(&local.into(), &remote.into()));
+                prop_assert_eq!(tcp.payload(), &payload[..]);
+            }
+        }
+    }
 }
