@@ -1,8 +1,9 @@
 //! A real ACME authority (Let's Encrypt's Pebble) on loopback, with its DNS server.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -129,9 +130,17 @@ fn spawn(command: &mut Command) -> Child {
     child.unwrap_or_else(|error| panic!("{:?} (Debian package pebble): {error}", command.get_program()))
 }
 
+/// Below the ports that the kernel gives to whoever asks for any, or a test beside us has one before Pebble does.
 fn free_ports<const N: usize>() -> [SocketAddr; N] {
-    let listeners: [_; N] = std::array::from_fn(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap())
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    let process = (std::process::id() % 10_000) as u16;
+    let free = || loop {
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, process + NEXT.fetch_add(1, Relaxed)));
+        if TcpListener::bind(addr).is_ok() && UdpSocket::bind(addr).is_ok() {
+            return addr;
+        }
+    };
+    std::array::from_fn(|_| free())
 }
 
 /// A certificate for 127.0.0.1, after the authority that signed it: authority, chain and key.
