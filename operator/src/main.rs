@@ -1,16 +1,17 @@
 //! The binary `postern-operator`; what it is stands in the library.
 
+use anyhow::Context as _;
 use clap::Parser;
 use postern_operator::{
     args::{Arguments, Command},
     runtime, uninstall,
 };
-use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+use tracing_subscriber::{filter::Targets, fmt, prelude::*};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let Arguments { command, common } = Arguments::parse();
-    let filter = EnvFilter::builder().with_regex(false).parse_lossy(&common.log);
+    let filter: Targets = common.log.parse().context("--log (RUST_LOG)")?;
     let (json, plain) = if common.log_json {
         (Some(fmt::layer().json()), None)
     } else {

@@ -3,6 +3,7 @@
 //! Every object has a name that we know and exists before us: nothing is listed or created, Secrets are
 //! never watched. When the API server is away, everything goes on as it is and the watches try again.
 
+mod api_server;
 mod documents;
 mod report;
 mod secrets;
@@ -13,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api, Client, Config,
+    Api, Client,
     runtime::{WatchStreamExt as _, utils, watcher},
 };
 use postern_proxy_config::names;
@@ -64,13 +65,9 @@ impl Cluster {
     /// Finds the API server; it need not be there yet.
     ///
     /// # Errors
-    /// Outside of a cluster and without a kubeconfig.
-    pub async fn connect(member: Member) -> anyhow::Result<Self> {
-        let mut config = Config::infer().await?;
-        config.connect_timeout = Some(Duration::from_secs(5));
-        // We retry ourselves; kube's own retries have no end that one would wait for.
-        config.default_retry = false;
-        Ok(Self::with_client(member, Client::try_from(config)?))
+    /// Outside of a cluster.
+    pub fn connect(member: Member) -> anyhow::Result<Self> {
+        Ok(Self::with_client(member, api_server::client()?))
     }
 
     /// Over a client that is there already.

@@ -27,6 +27,7 @@ pub mod hop_by_hop;
 pub mod identity;
 pub mod owned;
 pub mod q_encoding;
+pub mod request_id;
 pub mod respond;
 pub mod site;
 pub mod upgrade;
@@ -34,7 +35,7 @@ pub mod upgrade;
 use std::{
     convert::Infallible,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request};
@@ -51,6 +52,7 @@ pub use self::{
     connection::{Connection, Tls},
     gate::Gate,
     identity::Caller,
+    request_id::RequestId,
     respond::Failure,
     site::{Behaviour, Site},
 };
@@ -69,7 +71,7 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let (head, body) = request.into_parts();
-    let request_id = uuid::Uuid::now_v7().to_string();
+    let request_id = RequestId::new(SystemTime::now());
     let mut record = Record::open(
         &connection.metrics,
         Opening {
@@ -144,7 +146,7 @@ enum Outcome {
 /// A request with where it came in.
 struct Exchange<'a> {
     connection: &'a Arc<Connection>,
-    request_id: &'a str,
+    request_id: &'a RequestId,
     grpc: bool,
 }
 
@@ -220,9 +222,7 @@ impl Exchange<'_> {
             identity::mark_funnel(&mut head.headers);
         }
         forwarded::mark(&mut head.headers, passages);
-        if let Ok(id) = HeaderValue::from_str(self.request_id) {
-            head.headers.insert("x-request-id", id);
-        }
+        head.headers.insert(RequestId::HEADER, self.request_id.value());
         if !self.grpc {
             head.headers.remove(header::TRAILER);
         }

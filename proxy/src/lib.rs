@@ -13,6 +13,7 @@ pub mod ask;
 pub mod certs;
 pub mod check;
 pub mod cluster;
+mod copy;
 pub mod drain;
 pub mod forward_auth;
 #[doc(hidden)]

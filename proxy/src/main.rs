@@ -3,6 +3,8 @@
 use std::{process::ExitCode, sync::Arc};
 
 use clap::Parser;
+// Takes the place of the C library's.
+use postern_memcpy as _;
 use postern_proxy::{
     args::{Cli, Command, Foreground, LogFormat, Process},
     ask, check, idp, run, tailnet, telemetry, trust,
@@ -13,6 +15,9 @@ use postern_proxy::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Huge pages are given whole: of what an idle process holds they would make four times as much.
+    // A kernel without them refuses, and nothing is lost.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let node = Arc::new(tailnet::Embedded);
     match Cli::parse_from(idp::go_flags(std::env::args_os())).command {
         Command::Run(args) => {

@@ -1,8 +1,11 @@
 //! Everything that `/metrics` shows. Labels name what is configured, never what clients send.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, AtomicU64},
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64},
+    },
 };
 
 use jiff::Timestamp;
@@ -18,9 +21,21 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// The families; clones share them.
+/// All families; clones share them.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub struct Metrics(Arc<Families>);
+
+impl Deref for Metrics {
+    type Target = Families;
+
+    fn deref(&self) -> &Families {
+        &self.0
+    }
+}
+
+/// The families.
+#[derive(Debug)]
+pub struct Families {
     /// Answered requests.
     pub requests: Family<RequestLabels, Counter>,
     /// From the request's head to the end of the response's body.
@@ -41,10 +56,10 @@ pub struct Metrics {
     pub cert_expiry: Family<NameLabel, Gauge<i64, AtomicI64>>,
     /// Configurations that were refused.
     pub config_refused: Counter<u64, AtomicU64>,
-    registry: Arc<Registry>,
+    registry: Registry,
 }
 
-/// Labels of [`Metrics::requests`].
+/// Labels of [`Families::requests`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
     /// The tailnet name's key.
@@ -96,7 +111,7 @@ impl Metrics {
     /// Registers all families.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("proxy");
-        let metrics = Self {
+        let metrics = Families {
             requests: Family::default(),
             request_duration: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.001, 4.0, 10))
@@ -109,7 +124,7 @@ impl Metrics {
             guard_rejections: Family::default(),
             cert_expiry: Family::default(),
             config_refused: Counter::default(),
-            registry: Arc::default(),
+            registry: Registry::default(),
         };
         let r = &mut registry;
         r.register("requests", "Answered requests", metrics.requests.clone());
@@ -162,10 +177,7 @@ impl Metrics {
             "The running version",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
-        Self {
-            registry: Arc::new(registry),
-            ..metrics
-        }
+        Self(Arc::new(Families { registry, ..metrics }))
     }
 
     /// When the certificate of a name ends, where it has one.

@@ -37,7 +37,7 @@ pub async fn run(args: Run, start: Arc<dyn StartNode>) -> anyhow::Result<()> {
     let parts = Parts::new(&replica, start)?;
     match cluster::Member::from_args(&args) {
         Some(member) => {
-            let cluster = cluster::Cluster::connect(member).await.context("kubernetes")?;
+            let cluster = cluster::Cluster::connect(member).context("kubernetes")?;
             let (desired, configured) = watch::channel(None);
             cluster.follow(
                 desired,

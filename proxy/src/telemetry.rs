@@ -1,16 +1,16 @@
 //! Logs: one line an event on standard output; the access log is JSON whatever the rest looks like.
 
+mod json;
+
 use tracing_subscriber::{
-    EnvFilter, Layer as _, Registry,
-    filter::{ParseError, filter_fn},
-    fmt::{
-        self,
-        format::{Format, Json, JsonFields},
-    },
+    Layer as _, Registry,
+    filter::{ParseError, Targets, filter_fn},
+    fmt,
     layer::SubscriberExt as _,
     util::{SubscriberInitExt as _, TryInitError},
 };
 
+use self::json::Json;
 use crate::{args::LogFormat, http::access_log};
 
 /// Why there are no logs.
@@ -29,14 +29,16 @@ pub enum TelemetryError {
 /// # Errors
 /// When the filter can't be read.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::builder().with_regex(false).parse(filter)?;
-    let access = json()
-        .with_level(false)
-        .with_span_list(false)
+    let filter = filter.parse::<Targets>()?;
+    let access = fmt::layer()
+        .event_format(Json { level: false })
         .with_filter(filter_fn(|meta| meta.target() == access_log::TARGET));
     let others = filter_fn(|meta| meta.target() != access_log::TARGET);
     let (structured, readable) = match format {
-        LogFormat::Json => (Some(json().with_filter(others.clone())), None),
+        LogFormat::Json => {
+            let layer = fmt::layer().event_format(Json { level: true });
+            (Some(layer.with_filter(others)), None)
+        }
         LogFormat::Text => (None, Some(fmt::layer().with_filter(others))),
     };
     Registry::default()
@@ -46,8 +48,4 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
         .with(readable)
         .try_init()?;
     Ok(())
-}
-
-fn json<S>() -> fmt::Layer<S, JsonFields, Format<Json>> {
-    fmt::layer().json().flatten_event(true).with_current_span(false)
 }

@@ -8,7 +8,7 @@ use std::{
 
 use http::{Method, StatusCode, Version};
 
-use super::{body::Progress, gate::Entered};
+use super::{body::Progress, gate::Entered, request_id::RequestId};
 use crate::{
     limiter::Permit,
     metrics::{self, Metrics, NameLabel, RequestLabels},
@@ -26,7 +26,7 @@ struct Fields {
     name: Arc<str>,
     peer: SocketAddr,
     funnel: bool,
-    request_id: String,
+    request_id: RequestId,
     method: Method,
     version: Version,
     sni: Option<Arc<str>>,
@@ -60,7 +60,7 @@ pub struct Opening<'a> {
     /// Over TLS.
     pub sni: Option<Arc<str>>,
     /// Ours.
-    pub request_id: &'a str,
+    pub request_id: &'a RequestId,
     /// The head.
     pub head: &'a http::request::Parts,
 }
@@ -83,7 +83,7 @@ impl Record {
             name,
             peer,
             funnel,
-            request_id: request_id.to_owned(),
+            request_id: request_id.clone(),
             method: head.method.clone(),
             version: head.version,
             sni,
@@ -198,7 +198,7 @@ impl Record {
             retries = f.retries,
             tls.sni = f.sni.as_deref().unwrap_or_default(),
             error.kind = error.or(f.error).unwrap_or_default(),
-            request_id = f.request_id,
+            request_id = f.request_id.as_str(),
             user_agent = f.user_agent,
         );
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
-use super::guard::Rejection;
+use super::{guard::Rejection, request_id::RequestId};
 use crate::route::PathError;
 
 /// Why a request is answered by us instead of the backend.
@@ -116,7 +116,7 @@ impl Failure {
     }
 
     /// The answer, in the language that the client speaks.
-    pub fn response(self, request_id: &str, grpc: bool, http1: bool) -> Response<Full<Bytes>> {
+    pub fn response(self, request_id: &RequestId, grpc: bool, http1: bool) -> Response<Full<Bytes>> {
         let text = format!("{self}\n");
         let mut response = Response::new(Full::new(if grpc {
             Bytes::new()
@@ -124,9 +124,7 @@ impl Failure {
             Bytes::from(text.clone())
         }));
         let headers = response.headers_mut();
-        if let Ok(id) = HeaderValue::from_str(request_id) {
-            headers.insert("x-request-id", id);
-        }
+        headers.insert(RequestId::HEADER, request_id.value());
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if grpc {
             // Trailers-only: a client library reads nothing else.
@@ -192,14 +190,17 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
     fn grpc_gets_its_own_status() {
-        let response = Failure::Denied.response("id", true, false);
+        let id = RequestId::new(SystemTime::UNIX_EPOCH);
+        let response = Failure::Denied.response(&id, true, false);
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["grpc-status"], "7");
-        assert_eq!(response.headers()["x-request-id"], "id");
+        assert_eq!(response.headers()["x-request-id"], id.value());
         let mut headers = HeaderMap::new();
         for (value, is) in [
             ("application/grpc", true),

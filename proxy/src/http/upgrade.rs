@@ -25,6 +25,7 @@ use tokio::{
 
 use super::{access_log::Record, hop_by_hop};
 use crate::{
+    copy::both_ways,
     drain::Drain,
     metrics::{Metrics, StateLabel},
 };
@@ -75,7 +76,7 @@ pub fn bridge(
             tokio::select! {
                 biased;
                 () = activity.silence(idle) => Err(io::ErrorKind::TimedOut.into()),
-                done = tokio::io::copy_bidirectional(&mut client, &mut upstream) => done,
+                done = both_ways(&mut client, &mut upstream) => done,
             }
         };
         open.inc();

@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use super::{requests, visitor::Visitor};
 use crate::{
     drain::Drain,
     http::{
-        Failure, ResponseBody,
+        Failure, RequestId, ResponseBody,
         access_log::{Opening, Record},
         gate::Entered,
         guard::Rejection,
@@ -108,7 +108,7 @@ impl Host {
 
     async fn answer(&self, visitor: Visitor, request: Request<Incoming>) -> Response<ResponseBody> {
         let (head, body) = request.into_parts();
-        let request_id = uuid::Uuid::now_v7().to_string();
+        let request_id = RequestId::new(SystemTime::now());
         let opening = Opening {
             name: self.name.clone(),
             peer: visitor.peer,

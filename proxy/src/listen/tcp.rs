@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::Port;
 use crate::{
+    copy::both_ways,
     http::Caller,
     metrics::KindLabel,
     tailnet::Accepted,
@@ -82,7 +83,7 @@ pub(super) async fn forward(port: &Arc<Port>, forward: &Forward, accepted: Accep
             return;
         }
     }
-    if let Err(error) = tokio::io::copy_bidirectional(&mut stream, &mut backend).await {
+    if let Err(error) = both_ways(&mut stream, &mut backend).await {
         tracing::debug!(name = &*port.name, %error, "Connection ended");
     }
 }

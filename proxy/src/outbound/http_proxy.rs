@@ -8,10 +8,10 @@ use http_body_util::{Either, Full};
 use hyper::{body::Incoming, client, server, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use tokio::{io::copy_bidirectional, net::TcpStream};
+use tokio::net::TcpStream;
 
 use super::{ASK_WITHIN, Outbound};
-use crate::{http::hop_by_hop, tailnet::Stream};
+use crate::{copy::both_ways, http::hop_by_hop, tailnet::Stream};
 
 type Body = Either<Incoming, Full<Bytes>>;
 
@@ -46,7 +46,7 @@ pub(super) async fn serve(outbound: &Outbound, stream: TcpStream) -> io::Result<
         return Ok(());
     };
     let mut client = TokioIo::new(client.await.map_err(io::Error::other)?);
-    copy_bidirectional(&mut client, &mut target).await.map(drop)
+    both_ways(&mut client, &mut target).await.map(drop)
 }
 
 async fn proxy(

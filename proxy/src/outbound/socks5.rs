@@ -6,11 +6,12 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
 use super::{ASK_WITHIN, Outbound};
+use crate::copy::both_ways;
 
 /// The first byte of everything.
 pub(super) const VERSION: u8 = 5;
@@ -45,7 +46,7 @@ pub(super) async fn serve(outbound: &Outbound, mut stream: TcpStream) -> io::Res
         Some(Ok((host, port))) => match outbound.dial(&host, port).await {
             Ok(mut target) => {
                 stream.write_all(&answer(Reply::Succeeded)).await?;
-                return copy_bidirectional(&mut stream, &mut target).await.map(drop);
+                return both_ways(&mut stream, &mut target).await.map(drop);
             }
             Err(error) => reply_to(&error),
         },
