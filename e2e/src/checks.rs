@@ -22,6 +22,11 @@ use crate::up;
 /// Release of cargo-deny; another one may read `deny.toml` differently.
 const CARGO_DENY: &str = "0.20.2";
 
+/// Many times what unit tests take: whoever hangs is named and ended, and the rest of the run still says what it found.
+const UNIT_TESTS_LIMIT: &str = "30m";
+/// How `timeout` ends when its time was up.
+const TIMED_OUT: i32 = 124;
+
 /// How many checks a phase did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Count {
@@ -192,10 +197,13 @@ fn deny(lab: &Lab) -> Result<Count> {
 
 /// More of them at a time than there are processors, and behind the end-to-end tests.
 fn unit_tests(lab: &Lab) -> Result<Count> {
-    let mut tests = Command::new("nice");
+    let mut tests = Command::new("timeout");
     tests
         .current_dir(&lab.tree)
         .args([
+            "--kill-after=10s",
+            UNIT_TESTS_LIMIT,
+            "nice",
             "cargo",
             "test",
             "--workspace",
@@ -209,6 +217,12 @@ fn unit_tests(lab: &Lab) -> Result<Count> {
     let mut count = sum(&said);
     if !out.status.success() {
         println!("{}", failures(&said));
+        if out.status.code() == Some(TIMED_OUT) {
+            println!(
+                "ended after {UNIT_TESTS_LIMIT}, having said:\n{}",
+                command::tail(&said, 15)
+            );
+        }
         println!("{}", command::tail(&String::from_utf8_lossy(&out.stderr), 15));
         count.failed = count.failed.max(1);
     }
