@@ -2,8 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use bytes::BytesMut;
-use gotatun::packet::Packet;
+use bytes::{Bytes, BytesMut};
 use smoltcp::time::Instant;
 
 use crate::{
@@ -41,7 +40,7 @@ impl Default for Tunnel {
 
 impl Tunnel {
     /// Seals copies of a packet for the other end.
-    pub fn seal(&self, from: usize, packet: &[u8], count: usize) -> Vec<Packet> {
+    pub fn seal(&self, from: usize, packet: &[u8], count: usize) -> Vec<Bytes> {
         let [(peers, _), (_, other)] = self.seen_from(from);
         let mut sealed = Vec::with_capacity(count);
         let packets = (0..count).map(|_| BytesMut::from(packet)).collect();
@@ -53,7 +52,7 @@ impl Tunnel {
     ///
     /// # Panics
     /// When a datagram isn't good.
-    pub fn open(&self, at: usize, datagrams: &[Packet]) -> Vec<Packet> {
+    pub fn open(&self, at: usize, datagrams: &[Bytes]) -> Vec<Bytes> {
         let [(peers, _), (_, other)] = self.seen_from(at);
         let admit = |_: &NodePublic| Some(other.clone());
         let source = SocketAddr::from(([192, 0, 2, 1], 41_641));

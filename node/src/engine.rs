@@ -306,9 +306,11 @@ impl Engine {
         let Some(peer) = peers.live_peer(peer) else {
             return false;
         };
-        let initiation = peers.initiate(&peer);
-        self.shared.send_sealed(&peer, initiation.as_slice());
-        initiation.is_some()
+        let Some(initiation) = peers.initiate(&peer) else {
+            return false;
+        };
+        self.shared.send_sealed(&peer, vec![initiation]);
+        true
     }
 
     /// What the data plane has counted.

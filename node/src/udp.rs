@@ -1,21 +1,31 @@
 //! The node's UDP socket: GRO on receive, GSO batches on send.
 //!
-//! Datagrams gather in an [`Outbox`] until somebody flushes; a batch that can't grow any more leaves at once.
+//! Datagrams gather in an [`Outbox`] until somebody flushes; a batch that can't grow any more leaves at once. They are sent
+//! from where they lie: quinn-udp, which does the receiving, would have them in one piece.
 
 use std::{
     io,
-    io::IoSliceMut,
+    io::{IoSlice, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    os::fd::AsRawFd as _,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
+use nix::{
+    errno::Errno,
+    sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg},
+};
 use parking_lot::Mutex;
-use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use rustix::net::{AddressFamily, SocketType, bind, ipproto, socket_with, sockopt};
 use tokio::{io::Interest, net::UdpSocket};
 
-use self::outbox::{Batch, Outbox};
+use self::outbox::{Batch, MAX_BATCH_SEGMENTS, Outbox};
 use crate::engine::Stats;
 
 mod outbox;
@@ -29,6 +39,8 @@ const SOCKET_BUFFER: usize = 4 << 20;
 pub(crate) struct Udp {
     io: UdpSocket,
     state: UdpSocketState,
+    /// Datagrams in one call; 1 when the machine can't do GSO.
+    max_segments: AtomicUsize,
     dual_stack: bool,
     port: u16,
     outbox: Mutex<Outbox>,
@@ -65,6 +77,7 @@ impl Udp {
         let port = socket.local_addr()?.port();
         Ok(Self {
             io: UdpSocket::from_std(socket)?,
+            max_segments: state.max_gso_segments().into(),
             state,
             dual_stack,
             port,
@@ -128,9 +141,9 @@ impl Udp {
     }
 
     /// Queues datagrams for one destination. They leave with the next [`Self::flush`] at the latest.
-    pub(crate) fn queue<'a>(&self, to: SocketAddr, datagrams: impl Iterator<Item = &'a [u8]>) {
+    pub(crate) fn queue(&self, to: SocketAddr, datagrams: impl IntoIterator<Item = Bytes>) {
         let mut outbox = self.outbox.lock();
-        let max_segments = self.state.max_gso_segments();
+        let max_segments = self.max_segments.load(Relaxed);
         for datagram in datagrams {
             if !outbox.push(to, datagram, max_segments) {
                 self.stats.tx_dropped.fetch_add(1, Relaxed);
@@ -164,20 +177,26 @@ impl Udp {
     /// `false`: the socket is full; the batch is back in the queue.
     fn send(&self, outbox: &mut Outbox, batch: Batch) -> bool {
         let to = self.destination(batch.to);
-        let sent = self.transmit(to, &batch.bytes, (batch.count > 1).then_some(batch.segment));
-        match sent {
+        let count = batch.datagrams.len() as u64;
+        match self.transmit(to, &batch.datagrams, batch.segment) {
             Ok(()) => {
-                self.stats.tx_packets.fetch_add(batch.count as u64, Relaxed);
-                self.stats.tx_bytes.fetch_add(batch.bytes.len() as u64, Relaxed);
+                self.stats.tx_packets.fetch_add(count, Relaxed);
+                self.stats.tx_bytes.fetch_add(batch.bytes as u64, Relaxed);
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 outbox.put_back(batch);
                 return false;
             }
-            // A driver without GSO says so only now (quinn-udp has switched it off): one by one.
-            Err(_) if batch.count > 1 && self.state.max_gso_segments() == 1 => {
-                for datagram in batch.bytes.chunks(batch.segment) {
-                    let counter = match self.transmit(to, datagram, None) {
+            // A driver without GSO says so only now: one by one, from now on.
+            Err(e)
+                if count > 1
+                    && [Errno::EIO, Errno::EINVAL]
+                        .iter()
+                        .any(|no| e.raw_os_error() == Some(*no as i32)) =>
+            {
+                self.max_segments.store(1, Relaxed);
+                for datagram in &batch.datagrams {
+                    let counter = match self.transmit(to, std::slice::from_ref(datagram), datagram.len()) {
                         Ok(()) => &self.stats.tx_packets,
                         Err(_) => &self.stats.tx_dropped,
                     };
@@ -187,23 +206,29 @@ impl Udp {
             // No route, a firewall: UDP may lose packets, TCP repairs it.
             Err(error) => {
                 tracing::trace!(to = %batch.to, %error, "Datagrams not sent");
-                self.stats.tx_dropped.fetch_add(batch.count as u64, Relaxed);
+                self.stats.tx_dropped.fetch_add(count, Relaxed);
             }
         }
         outbox.recycle(batch);
         true
     }
 
-    fn transmit(&self, to: SocketAddr, contents: &[u8], segment_size: Option<usize>) -> io::Result<()> {
+    /// Sends datagrams of `segment` bytes, the last of which may be shorter, by one call.
+    fn transmit(&self, to: SocketAddr, datagrams: &[Bytes], segment: usize) -> io::Result<()> {
+        let to = SockaddrStorage::from(to);
+        let segment = segment as u16;
+        let slices: [_; MAX_BATCH_SEGMENTS] =
+            std::array::from_fn(|i| IoSlice::new(datagrams.get(i).map_or(&[], |datagram| datagram)));
+        let slices = &slices[..datagrams.len()];
+        let cut = [ControlMessage::UdpGsoSegments(&segment)];
+        let cut = if datagrams.len() > 1 { &cut[..] } else { &[] };
         self.io.try_io(Interest::WRITABLE, || {
-            let transmit = Transmit {
-                destination: to,
-                ecn: None,
-                contents,
-                segment_size,
-                src_ip: None,
-            };
-            self.state.try_send(UdpSockRef::from(&self.io), &transmit)
+            loop {
+                match sendmsg(self.io.as_raw_fd(), slices, cut, MsgFlags::empty(), Some(&to)) {
+                    Err(Errno::EINTR) => {}
+                    sent => return Ok(sent.map(drop)?),
+                }
+            }
         })
     }
 

@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use ahash::AHashMap;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use gotatun::{
     noise::{
         Tunn, TunnResult, errors::WireGuardError, handshake::parse_handshake_anon, index_table::IndexTable,
@@ -39,6 +39,8 @@ pub(crate) struct Peers {
     /// Our session index → peer. gotatun keeps its indices to itself, so they are learnt from the handshake
     /// messages that it makes, and forgotten when they have left its table.
     by_index: RwLock<AHashMap<u32, Arc<Peer>>>,
+    /// This node, while it talks to itself.
+    ourselves: Mutex<Option<Arc<Peer>>>,
     table: IndexTable,
     newest_initiation: Mutex<Option<SystemTime>>,
 }
@@ -68,7 +70,7 @@ pub(crate) enum Incoming {
     /// A handshake message; answers are among the replies.
     Handshake(Arc<Peer>),
     /// Too many handshakes from this source: it must first return this cookie.
-    Cookie(Packet),
+    Cookie(Bytes),
     /// A cookie for our own next handshake.
     Done,
 }
@@ -90,6 +92,7 @@ impl Peers {
             identity: RwLock::new(Identity::new(key)),
             live: RwLock::default(),
             by_index: RwLock::default(),
+            ourselves: Mutex::default(),
             table: IndexTable::from_os_rng(),
             newest_initiation: Mutex::default(),
         }
@@ -100,16 +103,16 @@ impl Peers {
     pub(crate) fn receive(
         &self,
         source: SocketAddr,
-        datagram: &[u8],
+        received: &[u8],
         admit: impl FnOnce(&NodePublic) -> Option<Arc<Node>>,
-        replies: &mut Vec<Packet>,
+        replies: &mut Vec<Bytes>,
     ) -> Result<Incoming, Rejected> {
         // One copy into a packet of its own: gotatun decrypts in place but wants a BytesMut.
-        let packet = Packet::from_bytes(BytesMut::from(datagram));
+        let packet = Packet::from_bytes(BytesMut::from(received));
         let identity = self.identity.read();
         let message = match identity.limiter.verify_packet(source, packet) {
             Ok(message) => message,
-            Err(TunnResult::WriteToNetwork(cookie)) => return Ok(Incoming::Cookie(cookie.into())),
+            Err(TunnResult::WriteToNetwork(cookie)) => return Ok(Incoming::Cookie(datagram(cookie.into()))),
             Err(_) => return Err(Rejected::Invalid),
         };
         let peer = match &message {
@@ -157,11 +160,11 @@ impl Peers {
 
     /// Seals `packets` for `peer` and appends the datagrams to `out`. Without a session they wait inside (a
     /// bounded number of them) and a handshake initiation comes out, unless one is under way.
-    pub(crate) fn seal(&self, peer: &Arc<Peer>, packets: Vec<BytesMut>, out: &mut Vec<Packet>) {
+    pub(crate) fn seal(&self, peer: &Arc<Peer>, packets: Vec<BytesMut>, out: &mut Vec<Bytes>) {
         let mut session = peer.session.lock();
         for packet in packets {
             match session.tunn.encapsulate_with_session(Packet::from_bytes(packet)) {
-                Ok(sealed) => out.push(sealed.into_bytes()),
+                Ok(sealed) => out.push(datagram(sealed.into_bytes())),
                 Err(packet) => {
                     session.waiting = true;
                     peer.set_active();
@@ -175,16 +178,16 @@ impl Peers {
 
     /// A handshake initiation for `peer`, unless one is under way.
     #[cfg(any(test, feature = "bench"))]
-    pub(crate) fn initiate(&self, peer: &Arc<Peer>) -> Option<Packet> {
+    pub(crate) fn initiate(&self, peer: &Arc<Peer>) -> Option<Bytes> {
         self.begin_handshake(peer, false)
     }
 
     /// The same, instead of one that is under way.
-    pub(crate) fn initiate_again(&self, peer: &Arc<Peer>) -> Option<Packet> {
+    pub(crate) fn initiate_again(&self, peer: &Arc<Peer>) -> Option<Bytes> {
         self.begin_handshake(peer, true)
     }
 
-    fn begin_handshake(&self, peer: &Arc<Peer>, again: bool) -> Option<Packet> {
+    fn begin_handshake(&self, peer: &Arc<Peer>, again: bool) -> Option<Bytes> {
         let mut session = peer.session.lock();
         peer.set_active();
         let message = session.tunn.format_handshake_initiation(again)?;
@@ -209,8 +212,15 @@ impl Peers {
 
     /// This node as a peer of its own, for connections to itself. There is never a session with it.
     pub(crate) fn ourselves(&self, node: &Arc<Node>) -> Arc<Peer> {
+        let mut ourselves = self.ourselves.lock();
+        if let Some(peer) = ourselves.as_ref().filter(|peer| peer.key == node.key) {
+            peer.set_node(node.clone());
+            return peer.clone();
+        }
         let tunnel = self.tunnel(&self.identity.read(), &node.key);
-        Arc::new(Peer::new(node.clone(), tunnel, true))
+        let peer = Arc::new(Peer::new(node.clone(), tunnel, true));
+        *ourselves = Some(peer.clone());
+        peer
     }
 
     fn tunnel(&self, identity: &Identity, peer: &NodePublic) -> Tunn {
@@ -267,7 +277,7 @@ impl Peers {
 
     /// To be called 4 times a second while somebody is live: gotatun measures time only here. Hands over what
     /// has to be sent, and forgets peers whose session has ended and that nobody else holds.
-    pub(crate) fn tick(&self, mut send: impl FnMut(&Arc<Peer>, Packet)) {
+    pub(crate) fn tick(&self, mut send: impl FnMut(&Arc<Peer>, Bytes)) {
         self.identity.read().limiter.try_reset_count();
         for peer in self.live() {
             if !peer.is_active() {
@@ -308,7 +318,7 @@ impl Peers {
     }
 
     /// Remembers the session index of an outgoing handshake message.
-    fn note(&self, peer: &Arc<Peer>, session: &mut Session, message: WgKind) -> Packet {
+    fn note(&self, peer: &Arc<Peer>, session: &mut Session, message: WgKind) -> Bytes {
         let index = match &message {
             WgKind::HandshakeInit(m) => {
                 *self.newest_initiation.lock() = Some(SystemTime::now());
@@ -322,7 +332,7 @@ impl Peers {
             session.indices.push(index);
             self.by_index.write().insert(index, peer.clone());
         }
-        message.into()
+        datagram(message.into())
     }
 
     fn forget_indices(&self, peer: &Arc<Peer>, session: &mut Session, keep: impl Fn(u32) -> bool) {
@@ -335,6 +345,11 @@ impl Peers {
             keep
         });
     }
+}
+
+/// The packet's own memory.
+fn datagram(mut packet: Packet) -> Bytes {
+    std::mem::take(packet.buf_mut()).freeze()
 }
 
 impl From<WireGuardError> for Rejected {

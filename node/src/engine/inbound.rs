@@ -6,7 +6,7 @@ use std::{
     time,
 };
 
-use gotatun::packet::Packet;
+use bytes::Bytes;
 use jiff::Timestamp;
 use smoltcp::time::Instant;
 
@@ -85,7 +85,6 @@ pub(super) struct Inbox {
     shared: Arc<Shared>,
     /// Flows that got packets in this round.
     pub(super) touched: Vec<Arc<Flow>>,
-    replies: Vec<Packet>,
     refusals: Refusals,
 }
 
@@ -94,7 +93,6 @@ impl Inbox {
         Self {
             shared,
             touched: Vec::new(),
-            replies: Vec::new(),
             refusals: Refusals::default(),
         }
     }
@@ -130,14 +128,14 @@ impl Inbox {
         // Until the first netmap nobody is known.
         let view = self.shared.view.load_full().ok_or(DropReason::UnknownPeer)?;
         let clock = Timestamp::now();
-        let mut replies = std::mem::take(&mut self.replies);
+        let mut replies = Vec::new();
         let incoming = self.shared.peers.receive(
             origin.rate_limit_key(),
             datagram,
             |key| view.peer(key),
             &mut replies,
         );
-        let result = match incoming {
+        match incoming {
             Err(rejected) => Err(rejected.into()),
             Ok(Incoming::Done) => Ok(()),
             Ok(Incoming::Cookie(cookie)) => {
@@ -146,18 +144,15 @@ impl Inbox {
             }
             Ok(Incoming::Handshake(peer)) => {
                 self.heard(&peer, origin, clock);
-                self.answer(&peer, origin, &replies);
+                self.answer(&peer, origin, replies);
                 Ok(())
             }
             Ok(Incoming::Data(peer, packet)) => {
                 self.heard(&peer, origin, clock);
-                self.shared.send_sealed(&peer, &replies);
+                self.shared.send_sealed(&peer, replies);
                 self.packet(now, &view, &peer, packet.as_ref())
             }
-        };
-        replies.clear();
-        self.replies = replies;
-        result
+        }
     }
 
     fn heard(&self, peer: &Peer, origin: Origin, clock: Timestamp) {
@@ -173,9 +168,9 @@ impl Inbox {
 
     /// Handshake messages go back to where the question came from, and by every other way that is in use:
     /// one that is lost costs 5 s.
-    fn answer(&self, peer: &Arc<Peer>, origin: Origin, replies: &[Packet]) {
+    fn answer(&self, peer: &Arc<Peer>, origin: Origin, replies: Vec<Bytes>) {
         let back = origin.route();
-        self.shared.send_by(back, peer, replies);
+        self.shared.send_by(back, peer, replies.clone());
         let usual = self.shared.route(peer);
         let others = Route {
             udp: usual.udp.filter(|_| usual.udp != back.udp),
@@ -184,13 +179,10 @@ impl Inbox {
         self.shared.send_by(others, peer, replies);
     }
 
-    fn return_cookie(&self, origin: Origin, cookie: Packet) {
+    fn return_cookie(&self, origin: Origin, cookie: Bytes) {
         match origin {
-            Origin::Udp(to) => self.shared.udp.queue(to, std::iter::once(cookie.as_ref())),
-            Origin::Derp(region, to) => {
-                self.shared
-                    .queue_derp(region, to, bytes::Bytes::copy_from_slice(cookie.as_ref()));
-            }
+            Origin::Udp(to) => self.shared.udp.queue(to, [cookie]),
+            Origin::Derp(region, to) => self.shared.queue_derp(region, to, cookie),
         }
         self.shared.wake_engine();
     }

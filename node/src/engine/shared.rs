@@ -19,7 +19,6 @@ use std::{
 use ahash::AHashMap;
 use arc_swap::ArcSwapOption;
 use bytes::{Bytes, BytesMut};
-use gotatun::packet::Packet;
 use parking_lot::Mutex;
 use smoltcp::time::Instant;
 use tokio::sync::watch;
@@ -167,11 +166,11 @@ impl Shared {
         }
         let mut sealed = Vec::with_capacity(packets.len());
         self.peers.seal(peer, packets, &mut sealed);
-        self.send_sealed(peer, &sealed);
+        self.send_sealed(peer, sealed);
     }
 
     /// Queues datagrams for `peer` on the way that path selection names.
-    pub(super) fn send_sealed(&self, peer: &Arc<Peer>, datagrams: &[Packet]) {
+    pub(super) fn send_sealed(&self, peer: &Arc<Peer>, datagrams: Vec<Bytes>) {
         if datagrams.is_empty() {
             return;
         }
@@ -182,14 +181,14 @@ impl Shared {
         self.send_by(route, peer, datagrams);
     }
 
-    pub(super) fn send_by(&self, route: Route, peer: &Peer, datagrams: &[Packet]) {
-        if let Some(to) = route.udp.filter(|_| !self.derp_only) {
-            self.udp.queue(to, datagrams.iter().map(AsRef::as_ref));
-        }
+    pub(super) fn send_by(&self, route: Route, peer: &Peer, datagrams: Vec<Bytes>) {
         if let Some(region) = route.derp {
-            for datagram in datagrams {
-                self.queue_derp(region, peer.key, Bytes::copy_from_slice(datagram.as_ref()));
+            for datagram in &datagrams {
+                self.queue_derp(region, peer.key, datagram.clone());
             }
+        }
+        if let Some(to) = route.udp.filter(|_| !self.derp_only) {
+            self.udp.queue(to, datagrams);
         }
         self.wake_engine();
     }

@@ -232,7 +232,7 @@ impl Task {
             self.next_tick = ms + WIREGUARD_TICK;
             self.shared
                 .peers
-                .tick(|peer, packet| self.shared.send_sealed(peer, &[packet]));
+                .tick(|peer, packet| self.shared.send_sealed(peer, vec![packet]));
             self.greet_again(ms);
         }
         if ms >= self.next_housekeeping {

@@ -2,62 +2,66 @@
 
 use std::{collections::VecDeque, net::SocketAddr};
 
+use bytes::Bytes;
+
 /// A GSO send takes at most 65,507 bytes, and 64 segments in older kernels.
 const MAX_BATCH_BYTES: usize = 65_000;
-const MAX_BATCH_SEGMENTS: usize = 64;
+pub(super) const MAX_BATCH_SEGMENTS: usize = 64;
 /// Batches that wait for a full socket; 64 KiB each at most.
 const MAX_BATCHES: usize = 64;
-/// Buffers kept for reuse.
+/// Lists kept for reuse.
 const MAX_SPARE: usize = 8;
 
 /// Datagrams on their way out, in order.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     queue: VecDeque<Batch>,
-    spare: Vec<Vec<u8>>,
+    spare: Vec<Vec<Bytes>>,
 }
 
 /// Datagrams for one destination: all of `segment` bytes, the last one may be shorter.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) to: SocketAddr,
-    pub(super) bytes: Vec<u8>,
+    pub(super) datagrams: Vec<Bytes>,
     pub(super) segment: usize,
-    pub(super) count: usize,
+    /// Of all of them.
+    pub(super) bytes: usize,
 }
 
 impl Batch {
     fn takes(&self, to: SocketAddr, len: usize, max_segments: usize) -> bool {
-        let closed = !self.bytes.len().is_multiple_of(self.segment);
+        let closed = !self.bytes.is_multiple_of(self.segment);
         self.to == to
             && !closed
             && len <= self.segment
-            && self.count < max_segments.min(MAX_BATCH_SEGMENTS)
-            && self.bytes.len() + len <= MAX_BATCH_BYTES
+            && self.datagrams.len() < max_segments.min(MAX_BATCH_SEGMENTS)
+            && self.bytes + len <= MAX_BATCH_BYTES
     }
 }
 
 impl Outbox {
     /// Adds a datagram; `false` when it was dropped because too much waits already (or it is empty).
-    pub(super) fn push(&mut self, to: SocketAddr, datagram: &[u8], max_segments: usize) -> bool {
+    pub(super) fn push(&mut self, to: SocketAddr, datagram: Bytes, max_segments: usize) -> bool {
         if datagram.is_empty() {
             return false;
         }
         let waiting = self.queue.len();
         match self.queue.back_mut() {
             Some(batch) if batch.takes(to, datagram.len(), max_segments) => {
-                batch.bytes.extend_from_slice(datagram);
-                batch.count += 1;
+                batch.bytes += datagram.len();
+                batch.datagrams.push(datagram);
             }
             _ if waiting >= MAX_BATCHES => return false,
             _ => {
-                let mut bytes = self.spare.pop().unwrap_or_default();
-                bytes.extend_from_slice(datagram);
+                let mut datagrams = self.spare.pop().unwrap_or_default();
+                let segment = datagram.len();
+                datagrams.push(datagram);
                 self.queue.push_back(Batch {
                     to,
-                    bytes,
-                    segment: datagram.len(),
-                    count: 1,
+                    datagrams,
+                    segment,
+                    bytes: segment,
                 });
             }
         }
@@ -81,11 +85,11 @@ impl Outbox {
         self.queue.push_front(batch);
     }
 
-    /// Keeps the memory of a batch that was sent.
+    /// Keeps the list of a batch that was sent.
     pub(super) fn recycle(&mut self, mut batch: Batch) {
-        batch.bytes.clear();
+        batch.datagrams.clear();
         if self.spare.len() < MAX_SPARE {
-            self.spare.push(batch.bytes);
+            self.spare.push(batch.datagrams);
         }
     }
 
@@ -101,10 +105,10 @@ mod tests {
     fn batches(datagrams: &[(u16, usize)], max_segments: usize) -> Vec<(u16, usize, usize)> {
         let mut outbox = Outbox::default();
         for (port, len) in datagrams {
-            outbox.push(([127, 0, 0, 1], *port).into(), &vec![0; *len], max_segments);
+            outbox.push(([127, 0, 0, 1], *port).into(), vec![0; *len].into(), max_segments);
         }
         std::iter::from_fn(|| outbox.pop())
-            .map(|b| (b.to.port(), b.segment, b.count))
+            .map(|b| (b.to.port(), b.segment, b.datagrams.len()))
             .collect()
     }
 
@@ -131,7 +135,9 @@ mod tests {
     fn a_blocked_socket_costs_bounded_memory() {
         let mut outbox = Outbox::default();
         let to = ([127, 0, 0, 1], 1).into();
-        let sent = (0..10_000).filter(|_| outbox.push(to, &[0; 1000], 1)).count();
+        let sent = (0..10_000)
+            .filter(|_| outbox.push(to, Bytes::from_static(&[0; 1000]), 1))
+            .count();
         assert_eq!(sent, MAX_BATCHES);
     }
 }

@@ -32,12 +32,12 @@ async fn flush(udp: &Udp) {
 async fn batches_arrive_as_the_datagrams_that_were_queued() {
     let stats = Arc::<Stats>::default();
     let (a, b) = (Udp::bind(0, stats.clone()).unwrap(), Udp::bind(0, stats).unwrap());
-    let datagrams: Vec<Vec<u8>> = (0..40_u8).map(|i| vec![i; 1200]).chain([vec![99; 7]]).collect();
+    let datagrams: Vec<Vec<u8>> = (0..100_u8).map(|i| vec![i; 1200]).chain([vec![99; 7]]).collect();
     for ip in [IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()] {
         if ip.is_ipv6() && !a.dual_stack {
             continue;
         }
-        a.queue((ip, b.port()).into(), datagrams.iter().map(Vec::as_slice));
+        a.queue((ip, b.port()).into(), datagrams.iter().cloned().map(Bytes::from));
         flush(&a).await;
         let got = receive(&b, datagrams.len()).await;
         assert!(got.iter().all(|(from, _)| *from == (ip, a.port()).into()));

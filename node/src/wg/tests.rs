@@ -65,8 +65,8 @@ impl Side {
     }
 }
 
-fn bytes(packet: &Packet) -> Datagram {
-    packet.as_ref().to_vec()
+fn bytes(datagram: &Bytes) -> Datagram {
+    datagram.to_vec()
 }
 
 /// Takes datagrams to and fro until none is left; gives what came out of the tunnel on either side.

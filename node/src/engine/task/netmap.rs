@@ -79,8 +79,7 @@ impl Task {
             udp: peer.seen().addr.filter(|addr| Some(*addr) != route.udp),
             derp: None,
         };
-        let hello = [hello];
-        self.shared.send_by(route, peer, &hello);
-        self.shared.send_by(remembered, peer, &hello);
+        self.shared.send_by(route, peer, vec![hello.clone()]);
+        self.shared.send_by(remembered, peer, vec![hello]);
     }
 }

@@ -31,7 +31,7 @@ impl Task {
                 None => return,
                 Some(Output::Udp { to, datagram }) => {
                     if !self.shared.derp_only {
-                        self.shared.udp.queue(to, std::iter::once(datagram.as_ref()));
+                        self.shared.udp.queue(to, [datagram]);
                         self.shared.wake_engine();
                     }
                 }
