@@ -94,7 +94,8 @@ pub fn bench(lab: &Lab, steps: &mut Steps, options: &Options) -> Result<()> {
         if wanted(name)
             && let Err(error) = steps.run(name, None, || work(&mut report))
         {
-            failed.push(format!("{name}: {error:#}"));
+            println!("  {error:#}");
+            failed.push(name.to_owned());
         }
     };
 
@@ -140,6 +141,6 @@ pub fn bench(lab: &Lab, steps: &mut Steps, options: &Options) -> Result<()> {
         std::fs::write(file, report.json()?)?;
         println!("All samples: {}", file.display());
     }
-    ensure!(failed.is_empty(), "not measured: {}", failed.join("; "));
+    ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));
     Ok(())
 }
