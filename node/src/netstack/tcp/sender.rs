@@ -17,7 +17,10 @@ mod transmit;
 
 /// A tail-loss probe doesn't leave earlier than this: the other side delays its ACK.
 const MIN_PROBE: Duration = Duration::from_millis(10);
-/// How long the other side may delay the ACK of a single segment (RFC 8985 §7.2).
+/// How much longer a probe waits while a single segment is under way, since its ACK may be delayed. RFC 8985 §7.2 gives all
+/// of them the worst case, which makes each lost answer of one segment cost 200 ms; but Go's stack delays no ACK.
+const ACK_DELAY: Duration = Duration::from_millis(5);
+/// Each needless probe doubles it up to this.
 const MAX_ACK_DELAY: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
@@ -43,6 +46,7 @@ pub(super) struct Sender {
     undo: Option<Undo>,
     timers: Timers,
     probe: Option<Probe>,
+    ack_delay: Duration,
     /// ACKs that repeat the last one: without SACK they stand for segments that arrived.
     repeated: u32,
     persist_backoff: u32,
@@ -144,6 +148,7 @@ impl Sender {
             undo: None,
             timers: Timers::default(),
             probe: None,
+            ack_delay: ACK_DELAY,
             repeated: 0,
             persist_backoff: 0,
             forced: false,
@@ -354,7 +359,11 @@ impl Sender {
             return;
         }
         // What the probe repeated arrived twice if a duplicate is reported or the ACK is.
-        let harmless = !resent || duplicate || ack.bare && !advanced;
+        let needless = resent && (duplicate || ack.bare && !advanced);
+        if needless {
+            self.ack_delay = (self.ack_delay * 2).min(MAX_ACK_DELAY);
+        }
+        let harmless = !resent || needless;
         if harmless || ack.until > end {
             self.probe = None;
         }
@@ -531,7 +540,7 @@ impl Sender {
         } else if anew || self.timers.probe.is_none() {
             let smoothed = self.rtt.smoothed().unwrap_or(timeout / 2);
             let single = self.board.in_flight() <= self.segment;
-            let slack = if single { MAX_ACK_DELAY } else { Duration::ZERO };
+            let slack = if single { self.ack_delay } else { Duration::ZERO };
             let at = now + (smoothed * 2 + slack).max(MIN_PROBE);
             self.timers.probe = (at < retransmit).then_some(at);
         }

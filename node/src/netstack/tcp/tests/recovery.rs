@@ -83,3 +83,71 @@ fn retransmissions_are_not_wasted() {
         assert!(sent < most, "{sent} times as much at {loss}");
     }
 }
+
+/// Lets time pass until `done` with both ends, for 10 s at most; says how long that took.
+fn until(net: &mut Net, mut done: impl FnMut(&mut Net) -> bool) -> Duration {
+    let start = net.now;
+    while !done(net) {
+        assert!(
+            net.step() && net.now - start < Duration::from_secs(10),
+            "it stalls"
+        );
+    }
+    net.now - start
+}
+
+fn read_all(end: &mut Tcp) -> usize {
+    let mut got = 0;
+    end.read(|bytes| {
+        got = bytes.len();
+        got
+    });
+    got
+}
+
+#[test]
+fn a_lost_end_of_an_answer_costs_milliseconds() {
+    let path = Path {
+        loss: 200,
+        ..Path::clean(Duration::from_millis(2))
+    };
+    let mut net = Net::connected(path, 1);
+    let (question, answer) = (pattern(100, 1), pattern(1400, 2));
+    let mut took: Vec<_> = (0..1000)
+        .map(|_| {
+            let (mut asked, mut answered) = (0, 0);
+            net.ends[0].write(&question);
+            until(&mut net, |net| {
+                asked += read_all(&mut net.ends[1]);
+                if asked == question.len() {
+                    asked = 0;
+                    net.ends[1].write(&answer);
+                }
+                answered += read_all(&mut net.ends[0]);
+                answered == answer.len()
+            })
+        })
+        .collect();
+    took.sort();
+    println!("median {}, p99 {}, worst {}", took[500], took[990], took[999]);
+    assert!(took[990] < Duration::from_millis(50), "p99 {}", took[990]);
+}
+
+#[test]
+fn an_end_that_delays_its_acks_is_not_probed_for_ever() {
+    let mut net = Net::connected(Path::clean(Duration::from_millis(2)), 1);
+    let word = pattern(100, 1);
+    let before = net.sent[0];
+    for _ in 0..100 {
+        let (pause, mut got) = (net.now + Duration::from_secs(1), 0);
+        net.ends[0].write(&word);
+        until(&mut net, |net| {
+            got += read_all(&mut net.ends[1]);
+            got == word.len() && (net.now >= pause || net.ends[0].send_queue() == 0)
+        });
+        net.now = net.now.max(pause);
+    }
+    let needless = net.sent[0] - before - 100;
+    println!("{needless} of 100 segments were sent again");
+    assert!(needless < 8, "{needless}");
+}
