@@ -84,6 +84,20 @@ pub struct EngineConfig {
     pub hand_over: HandOver,
 }
 
+impl EngineConfig {
+    /// Any UDP port, no predecessor, and nothing in the way.
+    pub fn new(node_key: NodePrivate) -> Self {
+        Self {
+            node_key,
+            udp_port: 0,
+            static_endpoints: Vec::new(),
+            derp_only: false,
+            outbound: Outbound::default(),
+            hand_over: HandOver::default(),
+        }
+    }
+}
+
 /// What there is to say about the traffic with a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {

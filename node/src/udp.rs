@@ -188,12 +188,7 @@ impl Udp {
                 return false;
             }
             // A driver without GSO says so only now: one by one, from now on.
-            Err(e)
-                if count > 1
-                    && [Errno::EIO, Errno::EINVAL]
-                        .iter()
-                        .any(|no| e.raw_os_error() == Some(*no as i32)) =>
-            {
+            Err(e) if count > 1 && refuses_gso(&e) => {
                 self.max_segments.store(1, Relaxed);
                 for datagram in &batch.datagrams {
                     let counter = match self.transmit(to, std::slice::from_ref(datagram), datagram.len()) {
@@ -239,6 +234,11 @@ impl Udp {
             _ => to,
         }
     }
+}
+
+fn refuses_gso(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw);
+    matches!(number, Some(Errno::EIO | Errno::EINVAL))
 }
 
 fn bind_any_family(port: u16) -> io::Result<(std::net::UdpSocket, bool)> {

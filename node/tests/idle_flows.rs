@@ -2,16 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
-use std::{fs, net::SocketAddr, time::Duration};
+mod memory;
+
+use std::{net::SocketAddr, time::Duration};
 
 use jiff::Timestamp;
+use memory::resident;
 use postern_node::{
     control::LocalState,
     engine::{Engine, EngineConfig},
     key::NodePrivate,
     netmap::Merger,
-    proxy::Outbound,
-    state::HandOver,
     tailcfg::MapResponse,
 };
 use serde_json::json;
@@ -35,16 +36,6 @@ const BURST: usize = 500;
 /// Longer than a flow holds empty buffers.
 const RELEASED: Duration = Duration::from_millis(3500);
 
-/// Resident memory of this process, in KiB.
-fn resident() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
 #[tokio::test]
 async fn an_idle_flow_takes_less_than_four_kib() {
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
@@ -56,18 +47,9 @@ async fn an_idle_flow_takes_less_than_four_kib() {
     }});
     let map = MapResponse::from_json(map.to_string().as_bytes()).unwrap();
     let netmap = Merger::new().apply(map, Timestamp::now()).unwrap().unwrap();
-    let (news, seen) = watch::channel(None);
-    let config = EngineConfig {
-        node_key,
-        udp_port: 0,
-        static_endpoints: Vec::new(),
-        derp_only: false,
-        outbound: Outbound::default(),
-        hand_over: HandOver::default(),
-    };
+    let (_news, seen) = watch::channel(Some(netmap));
     let local = watch::Sender::new(LocalState::default());
-    let engine = Engine::start(config, seen, local, &tasks, cancel.clone()).unwrap();
-    news.send_replace(Some(netmap));
+    let engine = Engine::start(EngineConfig::new(node_key), seen, local, &tasks, cancel.clone()).unwrap();
     let mut listener = engine.listen(None, 80).unwrap();
 
     // The engine hears of its address.

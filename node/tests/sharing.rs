@@ -2,16 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
-use std::{fs, sync::Arc};
+mod memory;
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use memory::resident;
 use postern_node::{
     control::LocalState,
     engine::{Engine, EngineConfig},
     key::NodePrivate,
     netmap::{Merger, Netmap},
-    proxy::Outbound,
-    state::HandOver,
     tailcfg::MapResponse,
 };
 use serde_json::{Value, json};
@@ -86,16 +87,6 @@ impl Maps {
     }
 }
 
-/// Resident memory of this process, in KiB.
-fn resident() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
 struct Running {
     _engine: Engine,
     _netmap: watch::Sender<Option<Arc<Netmap>>>,
@@ -109,14 +100,7 @@ fn start(own: usize, map: &[u8], tasks: &TaskTracker, cancel: &CancellationToken
     let netmap = merger.apply(response, Timestamp::now()).unwrap().unwrap();
     assert_eq!(netmap.peers.len(), PEERS, "of node {own}");
     let (sender, receiver) = watch::channel(Some(netmap));
-    let config = EngineConfig {
-        node_key: NodePrivate::generate().unwrap(),
-        udp_port: 0,
-        static_endpoints: Vec::new(),
-        derp_only: false,
-        outbound: Outbound::default(),
-        hand_over: HandOver::default(),
-    };
+    let config = EngineConfig::new(NodePrivate::generate().unwrap());
     let local = watch::Sender::new(LocalState::default());
     Running {
         _engine: Engine::start(config, receiver, local, tasks, cancel.clone()).unwrap(),

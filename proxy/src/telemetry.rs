@@ -10,7 +10,7 @@ use tracing_subscriber::{
     util::{SubscriberInitExt as _, TryInitError},
 };
 
-use self::json::Json;
+pub use self::json::Json;
 use crate::{args::LogFormat, http::access_log};
 
 /// Why there are no logs.

@@ -21,6 +21,7 @@ use postern_proxy::{
     metrics::Metrics,
     route::Table,
     tailnet::{Accepted, Listener, Node, Stream},
+    telemetry::Json,
     upstream::Upstreams,
 };
 use postern_proxy_config::group::Identity;
@@ -52,8 +53,7 @@ impl Served {
     /// With the access log written, though to nowhere, as it is by default.
     pub(crate) fn start(tls: bool, backend: bool) -> Self {
         let _ = tracing_subscriber::fmt()
-            .json()
-            .flatten_event(true)
+            .event_format(Json { level: false })
             .with_writer(std::io::sink)
             .try_init();
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -67,9 +67,7 @@ pub unsafe extern "C" fn memmove(dst: *mut u8, src: *const u8, n: usize) -> *mut
 unsafe fn short(dst: *mut u8, src: *const u8, n: usize) {
     unsafe {
         if n > 64 {
-            let head = [load(src), load(src.add(16)), load(src.add(32)), load(src.add(48))];
-            let end = src.add(n - 64);
-            let tail = [load(end), load(end.add(16)), load(end.add(32)), load(end.add(48))];
+            let (head, tail) = (load4(src), load4(src.add(n - 64)));
             store4(dst, head);
             store4(dst.add(n - 64), tail);
         } else if n > 32 {
@@ -111,8 +109,7 @@ unsafe fn both_ends<T>(dst: *mut u8, src: *const u8, n: usize) {
 #[inline(always)]
 unsafe fn forward(dst: *mut u8, src: *const u8, n: usize) {
     unsafe {
-        let end = src.add(n - 64);
-        let tail = [load(end), load(end.add(16)), load(end.add(32)), load(end.add(48))];
+        let tail = load4(src.add(n - 64));
         asm!(
             "2:",
             "movups {a}, [rsi]",
@@ -144,7 +141,7 @@ unsafe fn forward(dst: *mut u8, src: *const u8, n: usize) {
 #[inline(always)]
 unsafe fn backward(dst: *mut u8, src: *const u8, n: usize) {
     unsafe {
-        let head = [load(src), load(src.add(16)), load(src.add(32)), load(src.add(48))];
+        let head = load4(src);
         asm!(
             "2:",
             "sub rsi, 64",
@@ -175,6 +172,18 @@ unsafe fn backward(dst: *mut u8, src: *const u8, n: usize) {
 #[inline(always)]
 unsafe fn load(from: *const u8) -> __m128i {
     unsafe { _mm_loadu_si128(from.cast()) }
+}
+
+#[inline(always)]
+unsafe fn load4(from: *const u8) -> [__m128i; 4] {
+    unsafe {
+        [
+            load(from),
+            load(from.add(16)),
+            load(from.add(32)),
+            load(from.add(48)),
+        ]
+    }
 }
 
 #[inline(always)]

@@ -17,8 +17,10 @@ use tracing_subscriber::{
 };
 
 /// `timestamp`, `level` where it tells something, the event's own fields, `target`.
-pub(super) struct Json {
-    pub(super) level: bool,
+#[derive(Debug)]
+pub struct Json {
+    /// Whether lines have their level.
+    pub level: bool,
 }
 
 impl<S, N> FormatEvent<S, N> for Json

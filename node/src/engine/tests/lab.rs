@@ -40,12 +40,8 @@ impl Side {
 
     fn start_as(id: u8, key: NodePrivate, hand_over: HandOver) -> Self {
         let config = EngineConfig {
-            node_key: key.clone(),
-            udp_port: 0,
-            static_endpoints: Vec::new(),
-            derp_only: false,
-            outbound: Outbound::default(),
             hand_over,
+            ..EngineConfig::new(key.clone())
         };
         let (netmap, netmap_seen) = watch::channel(None);
         let local = watch::Sender::new(LocalState::default());
