@@ -18,6 +18,8 @@ const REORDERING_PERSIST: u32 = 16;
 pub(super) struct Sent {
     pub(super) start: u64,
     pub(super) end: u64,
+    /// When it left first, and last.
+    first: Instant,
     at: Instant,
     resent: bool,
     /// The other side has it.
@@ -83,6 +85,10 @@ struct Rack {
     reordering: bool,
     window: u32,
     persist: u32,
+    /// By how much overtaken segments come later than those that overtake them let expect, and whether one came in
+    /// this recovery.
+    late: Duration,
+    overtaken: bool,
     /// Duplicates reported until this is acknowledged count once.
     round: u64,
 }
@@ -120,6 +126,7 @@ impl Scoreboard {
         self.sent.push_back(Sent {
             start,
             end,
+            first: at,
             at,
             resent: false,
             sacked: false,
@@ -185,7 +192,9 @@ impl Scoreboard {
     /// The other side has these ranges (RFC 2018 §4).
     pub(super) fn sacked(&mut self, blocks: [Option<(u64, u64)>; 3], delivered: &mut Delivered) {
         let before = std::mem::replace(&mut self.blocks, blocks);
-        for (start, end) in blocks.into_iter().flatten() {
+        let mut ascending = blocks; // or what arrived last would seem to have overtaken what an ACK told that got lost
+        ascending.sort_unstable();
+        for (start, end) in ascending.into_iter().flatten() {
             let known = before
                 .into_iter()
                 .flatten()
@@ -224,13 +233,13 @@ impl Scoreboard {
         let rtt = delivered.now - sent.at;
         if sent.resent && rtt < delivered.min_rtt {
             delivered.needless += sent.len();
-            self.rack.reordering = true;
+            self.rack.overtaken(delivered.now - sent.first);
             return;
         }
         if !sent.resent {
             delivered.rtt = Some(delivered.rtt.map_or(rtt, |other| other.min(rtt)));
             if sent.end < self.highest {
-                self.rack.reordering = true;
+                self.rack.overtaken(rtt);
             }
         }
         self.highest = self.highest.max(sent.end);
@@ -259,14 +268,22 @@ impl Scoreboard {
         if self.rack.persist == 0 {
             self.rack.window = 0;
         }
+        if !std::mem::take(&mut self.rack.overtaken) {
+            self.rack.late /= 2;
+        }
     }
 
     /// Marks what is lost by now (RFC 8985 §6.2, step 5). Says whether there was any, and when to look again.
+    ///
+    /// RFC 8985 gives no segment more than the smoothed round trip to arrive out of order. But where segments overtake,
+    /// round trips are measured too short, and those that come later are resent again and again, for nothing: so
+    /// what has been seen to be late sets the window too, up to `longest`, which must be less than a timeout.
     pub(super) fn find_losses(
         &mut self,
         now: Instant,
         min_rtt: Duration,
         smoothed: Duration,
+        longest: Duration,
         recovering: bool,
     ) -> (bool, Option<Instant>) {
         let Some((newest, newest_end, rtt)) = self.rack.newest else {
@@ -275,7 +292,8 @@ impl Scoreboard {
         let patience = if !self.rack.reordering && (recovering || self.sacked_segments >= DUP_THRESH) {
             Duration::ZERO
         } else {
-            (min_rtt / 4 * (1 + self.rack.window)).min(smoothed)
+            let usual = (min_rtt / 4 * (1 + self.rack.window)).min(smoothed);
+            usual.max((self.rack.late * 5 / 4).min(longest))
         };
         let (mut found, mut again) = (false, None::<Instant>);
         for sent in &mut self.sent {
@@ -339,6 +357,18 @@ impl Scoreboard {
     /// The index of the segment that starts at `start`, or the next one.
     fn index(&self, start: u64) -> usize {
         self.sent.partition_point(|sent| sent.start < start)
+    }
+}
+
+impl Rack {
+    /// A segment arrived late, after this round trip.
+    fn overtaken(&mut self, rtt: Duration) {
+        self.reordering = true;
+        let newest = self.newest.map_or(Duration::ZERO, |(_, _, rtt)| rtt);
+        if rtt > newest {
+            self.late = self.late.max(rtt - newest);
+            self.overtaken = true;
+        }
     }
 }
 

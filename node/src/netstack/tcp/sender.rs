@@ -387,8 +387,11 @@ impl Sender {
         }
         let min_rtt = self.rtt.min().unwrap_or(Duration::ZERO);
         let smoothed = self.rtt.smoothed().unwrap_or(Duration::ZERO);
+        let longest = self.rtt.timeout() * 3 / 4;
         let recovering = self.recovery.is_some();
-        let (lost, again) = self.board.find_losses(now, min_rtt, smoothed, recovering);
+        let (lost, again) = self
+            .board
+            .find_losses(now, min_rtt, smoothed, longest, recovering);
         self.timers.reorder = again;
         lost
     }

@@ -22,7 +22,7 @@ fn sack(board: &mut Scoreboard, now: i64, start: u64, end: u64) -> Delivered {
 }
 
 fn losses(board: &mut Scoreboard, now: i64) -> (bool, Option<Instant>) {
-    board.find_losses(at(now), MS * 20, MS * 20, false)
+    board.find_losses(at(now), MS * 20, MS * 20, MS * 100, false)
 }
 
 fn lost(board: &Scoreboard) -> Vec<u64> {
@@ -101,9 +101,9 @@ fn a_retransmission_that_is_lost_is_found_by_what_was_sent_after_it() {
     board.resent(0, at(23));
     board.push(1000, 1100, at(24));
     sack(&mut board, 30, 100, 1000);
-    assert!(!board.find_losses(at(30), MS * 20, MS * 20, true).0);
+    assert!(!board.find_losses(at(30), MS * 20, MS * 20, MS * 100, true).0);
     sack(&mut board, 45, 100, 1100);
-    assert!(board.find_losses(at(45), MS * 20, MS * 20, true).0);
+    assert!(board.find_losses(at(45), MS * 20, MS * 20, MS * 100, true).0);
     assert_eq!(lost(&board), [0]);
 }
 
@@ -158,4 +158,32 @@ fn an_answer_that_came_too_fast_was_to_the_first_transmission() {
         (false, None),
         "the second one is not late yet"
     );
+}
+
+#[test]
+fn segments_are_given_the_time_that_others_were_late() {
+    let mut board = ten();
+    sack(&mut board, 12, 900, 1000); // 3 ms after it was sent
+    board.acknowledged(1000, &mut Delivered::at(at(20), MS)); // the first 20 ms after: 17 ms late
+    assert_eq!(board.rack.late, MS * 17);
+    board.push(1000, 1100, at(30));
+    board.push(1100, 1200, at(31));
+    sack(&mut board, 34, 1100, 1200);
+    let patience = MS * 17 * 5 / 4;
+    assert_eq!(losses(&mut board, 34), (false, Some(at(30) + MS * 3 + patience)));
+    board.recovered();
+    board.recovered(); // without any that was late
+    assert!(!losses(&mut board, 43).0);
+    assert!(losses(&mut board, 44).0);
+}
+
+#[test]
+fn a_lost_ack_looks_like_no_reordering() {
+    let mut board = ten();
+    let mut delivered = Delivered::at(at(30), MS);
+    board.sacked(
+        [Some((800, 900)), Some((500, 700)), Some((100, 300))],
+        &mut delivered,
+    );
+    assert!(!board.rack.reordering);
 }

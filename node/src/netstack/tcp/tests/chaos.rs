@@ -135,6 +135,7 @@ fn every_byte_arrives_whatever_the_path_does() {
             loss: random.u32(..500),
             duplication: random.u32(..300),
             reordering: random.u32(..3_000),
+            early: random.u32(..300),
             rate: 1 << random.u32(18..27),
             queue: 1 << random.u32(14..21),
         };

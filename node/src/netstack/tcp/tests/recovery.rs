@@ -73,6 +73,26 @@ fn lossy_paths_are_as_fast_as_cubic_can_be() {
 }
 
 #[test]
+fn packets_that_overtake_others_are_not_taken_for_losses() {
+    println!("MiB/s, and packets for each needed     none       0.1 %           1 %           5 %");
+    for ms in [1, 10, 50, 150] {
+        let path = |early| Path {
+            early,
+            ..Path::clean(Duration::from_micros(ms * 500))
+        };
+        let figures = [0, 10, 100, 500].map(|early| throughput(path(early), 30, 1));
+        println!("round trip {ms:>3} ms {figures:.2?}");
+        let [(none, _), others @ ..] = figures;
+        for (figure, sent) in others {
+            assert!(
+                figure > 0.8 * none && sent < 1.3,
+                "{ms} ms: {figure} with {sent} of {none}"
+            );
+        }
+    }
+}
+
+#[test]
 fn retransmissions_are_not_wasted() {
     for (loss, most) in [(0, 1.01), (100, 1.04), (200, 1.06)] {
         let path = Path {

@@ -14,6 +14,8 @@ pub(super) struct Path {
     pub(super) loss: u32,
     pub(super) duplication: u32,
     pub(super) reordering: u32,
+    /// Of 10,000 packets so many aren't delayed and so overtake others.
+    pub(super) early: u32,
     /// Bytes per second, and how many of them may wait.
     pub(super) rate: u64,
     pub(super) queue: u64,
@@ -27,6 +29,7 @@ impl Path {
             loss: 0,
             duplication: 0,
             reordering: 0,
+            early: 0,
             rate: 100 << 20,
             queue: 2 << 20,
         }
@@ -135,6 +138,7 @@ impl Net {
             loss,
             duplication,
             reordering,
+            early,
             jitter,
             delay,
             rate,
@@ -153,13 +157,14 @@ impl Net {
             } else {
                 Duration::ZERO
             };
+            let delay = if chance(&mut self.random, early) {
+                Duration::ZERO
+            } else {
+                delay + late
+            };
             self.count += 1;
-            self.under_way.push(Reverse((
-                leaves + delay + late,
-                self.count,
-                1 - from,
-                packet.clone(),
-            )));
+            self.under_way
+                .push(Reverse((leaves + delay, self.count, 1 - from, packet.clone())));
         }
     }
 }
