@@ -4,6 +4,7 @@
 //! from where they lie: quinn-udp, which does the receiving, would have them in one piece.
 
 use std::{
+    cell::RefCell,
     io,
     io::{IoSlice, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -47,19 +48,23 @@ pub(crate) struct Udp {
     stats: Arc<Stats>,
 }
 
-/// Receive memory, reused for every call.
-pub(crate) struct RecvBuffers {
-    buffers: Vec<Vec<u8>>,
-    meta: Vec<RecvMeta>,
+struct RecvBuffers {
+    buffers: [Vec<u8>; RECV_BATCH],
+    meta: [RecvMeta; RECV_BATCH],
 }
 
 impl RecvBuffers {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self {
-            buffers: (0..RECV_BATCH).map(|_| vec![0; 65_536]).collect(),
-            meta: vec![RecvMeta::default(); RECV_BATCH],
+            buffers: std::array::from_fn(|_| vec![0; 65_536]),
+            meta: [RecvMeta::default(); RECV_BATCH],
         }
     }
+}
+
+thread_local! {
+    /// Receive memory. What a thread receives it deals with before it receives for another node.
+    static RECEIVED: RefCell<RecvBuffers> = RefCell::new(RecvBuffers::new());
 }
 
 impl Udp {
@@ -91,23 +96,21 @@ impl Udp {
         self.port
     }
 
-    /// Receives one round and hands every datagram to `f`.
-    pub(crate) fn poll_recv(
+    /// Receives one round and hands every datagram to `f`, which must not receive.
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, f: impl FnMut(SocketAddr, &[u8])) -> Poll<()> {
+        RECEIVED.with_borrow_mut(|received| self.poll_recv_into(cx, received, f))
+    }
+
+    fn poll_recv_into(
         &self,
         cx: &mut Context<'_>,
-        buffers: &mut RecvBuffers,
+        RecvBuffers { buffers, meta }: &mut RecvBuffers,
         mut f: impl FnMut(SocketAddr, &[u8]),
     ) -> Poll<()> {
-        let RecvBuffers { buffers, meta } = buffers;
-        loop {
-            if self.io.poll_recv_ready(cx).is_pending() {
-                return Poll::Pending;
-            }
+        while self.io.poll_recv_ready(cx).is_ready() {
             let mut got = 0;
             let _ = self.io.try_io(Interest::READABLE, || {
-                let mut free = buffers.iter_mut();
-                let mut slices: [IoSliceMut<'_>; RECV_BATCH] =
-                    std::array::from_fn(|_| IoSliceMut::new(free.next().map_or(&mut [], |b| b)));
+                let mut slices = buffers.each_mut().map(|buffer| IoSliceMut::new(buffer));
                 match self.state.recv(UdpSockRef::from(&self.io), &mut slices, meta) {
                     Ok(n) => got = n,
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -138,6 +141,7 @@ impl Udp {
             }
             return Poll::Ready(());
         }
+        Poll::Pending
     }
 
     /// Queues datagrams for one destination. They leave with the next [`Self::flush`] at the latest.

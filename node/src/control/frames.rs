@@ -37,6 +37,9 @@ impl Frames {
         }
         let mut message = self.buffered.split_to(whole);
         message.advance(LENGTH);
+        if self.buffered.is_empty() {
+            self.buffered = BytesMut::new(); // or the memory of the longest message would be kept
+        }
         Ok(Some(message.freeze()))
     }
 }

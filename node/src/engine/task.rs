@@ -34,7 +34,6 @@ use crate::{
     derp_map::RegionId,
     netmap::Netmap,
     state::RecentPeer,
-    udp::RecvBuffers,
     wg::Peer,
 };
 
@@ -67,7 +66,6 @@ pub(super) struct Task {
     recent: Vec<RecentPeer>,
     /// Those that have been, and haven't answered: when to greet them again, in ms, and the pause after that.
     greeted: Vec<(u64, u64, Arc<Peer>)>,
-    buffers: RecvBuffers,
     mail: Mail,
     wheel: Wheel<Arc<Flow>>,
     due: Vec<(u64, Arc<Flow>)>,
@@ -93,7 +91,6 @@ impl Task {
             stun_hosts,
             recent,
             greeted: Vec::new(),
-            buffers: RecvBuffers::new(),
             mail: Mail::default(),
             wheel: Wheel::new(),
             due: Vec::new(),
@@ -135,7 +132,7 @@ impl Task {
         shared.udp.flush();
         let derp = self.receive_derp(cx, now);
         let inbox = &mut self.inbox;
-        let udp = shared.udp.poll_recv(cx, &mut self.buffers, |from, datagram| {
+        let udp = shared.udp.poll_recv(cx, |from, datagram| {
             inbox.datagram(now, Origin::Udp(from), datagram);
         });
         for flow in std::mem::take(&mut self.inbox.touched) {

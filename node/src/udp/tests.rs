@@ -3,11 +3,10 @@ use std::{future::poll_fn, time::Duration};
 use super::*;
 
 async fn receive(udp: &Udp, wanted: usize) -> Vec<(SocketAddr, Vec<u8>)> {
-    let mut buffers = RecvBuffers::new();
     let mut got = Vec::new();
     tokio::time::timeout(Duration::from_secs(10), async {
         while got.len() < wanted {
-            poll_fn(|cx| udp.poll_recv(cx, &mut buffers, |from, d| got.push((from, d.to_vec())))).await;
+            poll_fn(|cx| udp.poll_recv(cx, |from, d| got.push((from, d.to_vec())))).await;
         }
     })
     .await

@@ -14,7 +14,7 @@ use hyper_util::{
     rt::TokioIo,
 };
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
 };
@@ -101,8 +101,9 @@ impl TlsConfigs {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder =
             || ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-        let roots = Arc::new(public_roots());
-        let verified = builder()?.with_root_certificates(roots).with_no_client_auth();
+        let verified = builder()?
+            .with_root_certificates(postern_node::tls::roots(&[]))
+            .with_no_client_auth();
         let unverified = builder()?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(NoVerification(provider.clone())))
@@ -120,15 +121,6 @@ impl TlsConfigs {
             unverified: [with_alpn(&unverified, false), with_alpn(&unverified, true)],
         })
     }
-}
-
-/// Mozilla's and the system's (or those of `SSL_CERT_FILE`).
-pub(crate) fn public_roots() -> RootCertStore {
-    let mut roots = RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
 }
 
 /// For the pool.
