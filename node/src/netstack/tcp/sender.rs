@@ -368,7 +368,7 @@ impl Sender {
             self.probe = None;
         }
         if !harmless && ack.until > end && self.recovery.is_none() {
-            self.cubic.lost(flight); // it repaired a loss
+            self.cubic.lost(self.used(flight)); // it repaired a loss
         }
     }
 
@@ -407,7 +407,7 @@ impl Sender {
         }
         if lost && self.recovery.is_none() {
             self.begin_undo();
-            self.cubic.lost(flight);
+            self.cubic.lost(self.used(flight));
             self.recovery = Some(Recovery {
                 end: self.next,
                 reduction: Some(Reduction {
@@ -457,6 +457,16 @@ impl Sender {
                     self.cubic.acknowledged(now, delivered.bytes, rtt);
                 }
             }
+        }
+    }
+
+    /// How much of the congestion window is in use: all of it if it held something back, though ACKs that came in a row
+    /// have made room since.
+    fn used(&self, flight: u64) -> u64 {
+        if self.limited {
+            self.cubic.window()
+        } else {
+            flight
         }
     }
 
