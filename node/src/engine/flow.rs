@@ -240,9 +240,11 @@ impl Conn {
         self.writer = Some(waker.clone());
     }
 
-    /// Takes the wakers whose condition now holds. A writer is woken for a third of the buffer, not for every ACK.
+    /// Takes the wakers whose condition now holds. A writer is woken for a third of the buffer, not for every ACK; on a
+    /// long path for less, or what is under way would become too little meanwhile.
     pub(super) fn wakers(&mut self) -> [Option<Waker>; 2] {
-        let writable = self.tx_room() >= self.tx_limit() / 3 || !self.tcp.may_send();
+        let enough = self.tx_limit().min(TX_LIMIT_MAX) / 3;
+        let writable = self.tx_room() >= enough || !self.tcp.may_send();
         if writable && self.writer.is_some() && self.active - self.full_since < QUICK_DRAIN {
             self.tx_limit = (self.tx_limit * 2).min(TX_LIMIT_MAX);
         }
