@@ -76,6 +76,23 @@ const QUICK: Scale = Scale {
     paths: 1,
 };
 
+type Measure = fn(&World, &Programs, Scale, &mut Report) -> Result<()>;
+
+/// Groups of rows.
+const GROUPS: &[(&str, Measure)] = &[
+    ("size", |_, programs, _, report| rows::sizes(programs, report)),
+    ("load", rows::loads),
+    ("load over DERP", rows::relayed),
+    ("bad paths", rows::paths),
+    ("load beside idle connections", rows::beside_idle),
+    ("idle connections", rows::idle_connections),
+    ("idle TCP connections", rows::idle_flows),
+    ("stop", rows::stops),
+    ("start", rows::starts),
+    ("idle memory", rows::idle_memory),
+    ("names in one process", rows::names),
+];
+
 /// Measures and prints.
 ///
 /// # Errors
@@ -88,48 +105,17 @@ pub fn bench(lab: &Lab, steps: &mut Steps, options: &Options) -> Result<()> {
     let scale = if options.quick { QUICK } else { FULL };
     let world = World::new(lab, &helpers)?;
     let mut report = Report::default();
-    let wanted = |name: &str| name.contains(&options.filter);
     let mut failed = Vec::new();
-    let mut run = |name: &str, work: &mut dyn FnMut(&mut Report) -> Result<()>| {
-        if wanted(name)
-            && let Err(error) = steps.run(name, None, || work(&mut report))
-        {
+    for (name, measure) in GROUPS.iter().filter(|(name, _)| name.contains(&options.filter)) {
+        if let Err(error) = steps.run(name, None, || measure(&world, &programs, scale, &mut report)) {
             println!("  {error:#}");
-            failed.push(name.to_owned());
+            failed.push(*name);
         }
-    };
-
-    run("size", &mut |report| rows::sizes(&programs, report));
-    run("load", &mut |report| {
-        rows::loads(&world, &programs, scale, report)
-    });
-    run("load over DERP", &mut |report| {
-        rows::relayed(&world, &programs, scale, report)
-    });
-    run("bad paths", &mut |report| {
-        rows::paths(&world, &programs, scale, report)
-    });
-    run("load beside idle connections", &mut |report| {
-        rows::beside_idle(&world, &programs, scale, report)
-    });
-    run("idle connections", &mut |report| {
-        rows::idle_connections(&world, &programs, scale, report)
-    });
-    run("idle TCP connections", &mut |report| {
-        rows::idle_flows(&world, &programs, scale, report)
-    });
-    run("stop", &mut |report| {
-        rows::stops(&world, &programs, scale, report)
-    });
-    run("start", &mut |report| {
-        rows::starts(&world, &programs, scale, report)
-    });
-    run("idle memory", &mut |report| {
-        rows::idle_memory(&world, &programs, scale, report)
-    });
-    run("names in one process", &mut |report| {
-        rows::names(&world, &programs, scale, report)
-    });
+        // After each of them, since all take an hour.
+        if let Some(file) = &options.json {
+            std::fs::write(file, report.json()?)?;
+        }
+    }
 
     println!("\n{report}");
     println!("Measured in {}, load {}.", shown(steps.elapsed()), world::load()?);
@@ -138,7 +124,6 @@ pub fn bench(lab: &Lab, steps: &mut Steps, options: &Options) -> Result<()> {
         Kind::Postern
     );
     if let Some(file) = &options.json {
-        std::fs::write(file, report.json()?)?;
         println!("All samples: {}", file.display());
     }
     ensure!(failed.is_empty(), "not measured: {}", failed.join(", "));

@@ -327,18 +327,18 @@ fn network_policy(space: &Space<'_>) -> Result<()> {
         namespaces.len() == 1 && namespaces[0]["metadata"]["name"] == NAMESPACE,
         "it means other namespaces"
     );
-    let let_in = space
-        .cluster()
-        .list("pod", NAMESPACE, &only(&from["podSelector"])?)?;
-    let proxies = space
-        .cluster()
-        .list("pod", NAMESPACE, "app.kubernetes.io/name=postern-proxy")?;
-    let names = |pods: &[serde_json::Value]| -> Vec<String> {
+    let selected = from["podSelector"]["matchLabels"].as_object();
+    let selected = selected.context("no labels")?;
+    // One list: pods of other tests come and go.
+    let pods = space.cluster().list("pod", NAMESPACE, "")?;
+    let names = |wanted: &dyn Fn(&serde_json::Value) -> bool| -> Vec<String> {
         pods.iter()
+            .filter(|pod| wanted(&pod["metadata"]["labels"]))
             .map(|pod| pod["metadata"]["name"].to_string())
             .collect()
     };
-    let (let_in, proxies) = (names(&let_in), names(&proxies));
+    let let_in = names(&|labels| selected.iter().all(|(key, value)| labels[key] == *value));
+    let proxies = names(&|labels| labels["app.kubernetes.io/name"] == "postern-proxy");
     ensure!(
         !proxies.is_empty() && let_in == proxies,
         "it lets in {let_in:?}, the proxies are {proxies:?}"

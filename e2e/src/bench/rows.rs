@@ -106,9 +106,9 @@ pub(super) fn paths(world: &World, programs: &Programs, scale: Scale, report: &m
     for path in PATHS.iter().take(scale.paths) {
         let tailnet = world.tailnet_behind(*path)?;
         let subjects = all(&tailnet, programs, false)?;
+        let window = scale.window * if path.loss > 0.0 { 5 } else { 2 };
         for (direction, work) in works {
             for subject in &subjects {
-                let window = scale.window * 3 / 2;
                 let loaded = client::load(subject, work, window, &tailnet, programs, false)?;
                 let name = format!("bulk {direction}, {path}");
                 report.add(&name, "MiB/s", subject.kind, loaded.mib_s);

@@ -463,11 +463,7 @@ impl Sender {
     /// How much of the congestion window is in use: all of it if it held something back, though ACKs that came in a row
     /// have made room since.
     fn used(&self, flight: u64) -> u64 {
-        if self.limited {
-            self.cubic.window()
-        } else {
-            flight
-        }
+        if self.limited { self.cubic.window() } else { flight }
     }
 
     fn begin_undo(&mut self) {
