@@ -98,6 +98,20 @@ const GROUPS: &[(&str, Measure)] = &[
 /// # Errors
 /// What can't be built or started, and a row whose sides didn't do the same work.
 pub fn bench(lab: &Lab, steps: &mut Steps, options: &Options) -> Result<()> {
+    let groups: Vec<_> = GROUPS
+        .iter()
+        .filter(|(name, _)| name.contains(&options.filter))
+        .collect();
+    ensure!(
+        !groups.is_empty(),
+        "no rows are named {:?}: there are {}",
+        options.filter,
+        GROUPS
+            .iter()
+            .map(|(name, _)| *name)
+            .collect::<Vec<_>>()
+            .join(", "),
+    );
     machine::check(lab)?;
     machine::install(lab, steps)?;
     let helpers = Helpers::build(lab, steps)?;
@@ -106,7 +120,7 @@ pub fn bench(lab: &Lab, steps: &mut Steps, options: &Options) -> Result<()> {
     let world = World::new(lab, &helpers)?;
     let mut report = Report::default();
     let mut failed = Vec::new();
-    for (name, measure) in GROUPS.iter().filter(|(name, _)| name.contains(&options.filter)) {
+    for (name, measure) in groups {
         if let Err(error) = steps.run(name, None, || measure(&world, &programs, scale, &mut report)) {
             println!("  {error:#}");
             failed.push(*name);
