@@ -93,7 +93,7 @@ struct Ack {
     at: Option<Instant>,
 }
 
-/// Whether the window is what holds the sender back: then a whole one passes in a round trip.
+/// Whether the window is about to hold the sender back: then half of one passes in a round trip.
 #[derive(Debug)]
 struct Growth {
     /// What had come when, as was seen last.
@@ -373,8 +373,8 @@ impl Receiver {
         self.ack.at
     }
 
-    /// Lets the window grow when it is what holds the sender back: when a whole one was read in a round trip or two,
-    /// and, as long as it is small, when it is used up at once.
+    /// Lets the window grow before it holds the sender back, which may send twice as much in each round trip: when half of
+    /// one was read in a round trip, and, as long as it is small, when that took two or it is used up at once.
     pub(super) fn adapt(&mut self, now: Instant, rtt: Option<Duration>) {
         let small = self.window < QUICK_WINDOW;
         let used_up = self.next + 2 * self.segment as u64 > self.promised;
@@ -387,7 +387,7 @@ impl Receiver {
             if now - growth.at > rtt * 2 {
                 // After a pause.
                 growth.since = now;
-                growth.until = growth.seen + self.window as u64;
+                growth.until = growth.seen + self.window as u64 / 2;
             }
             growth.seen = self.next;
             growth.at = now;
@@ -396,11 +396,12 @@ impl Receiver {
         if read < growth.until {
             return;
         }
-        if now - growth.since <= rtt * 2 {
-            self.window = (self.window * if small { 4 } else { 2 }).min(MAX_WINDOW);
+        let (patience, factor) = if small { (rtt * 2, 4) } else { (rtt, 2) };
+        if now - growth.since <= patience {
+            self.window = (self.window * factor).min(MAX_WINDOW);
         }
         growth.since = now;
-        growth.until = read + self.window as u64;
+        growth.until = read + self.window as u64 / 2;
     }
 
     /// Gives back memory that holds nothing.

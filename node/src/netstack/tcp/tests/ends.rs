@@ -117,6 +117,27 @@ fn a_long_path_gets_a_larger_window() {
 }
 
 #[test]
+fn a_window_is_open_before_the_sender_doubles() {
+    let round_trip = Duration::from_millis(150);
+    let mut net = Net::connected(Path::clean(round_trip / 2), 5);
+    let block = pattern(1 << 20, 1);
+    let (start, mut got) = (net.now, 0);
+    for flights in 1..=8 {
+        while net.now < start + round_trip * flights {
+            net.ends[0].write(&block);
+            net.step();
+            got += drain(&mut net.ends[1]);
+        }
+        // Slow start from ten segments on (RFC 6928): each flight is twice the one before.
+        let flown = 12_400 * ((1 << flights) - 1);
+        assert!(
+            5 * got >= 3 * flown,
+            "{got} of {flown} after {flights} round trips"
+        );
+    }
+}
+
+#[test]
 fn somebody_who_reads_later_may_be_sent_a_good_deal_before() {
     let mut net = Net::connected(CLEAN, 8);
     let data = pattern(200_000, 1);
