@@ -256,7 +256,9 @@ impl Inbox {
             return self.refuse(now, peer, &key, segment, packet);
         }
         if let Some(flow) = self.flow(&key, peer) {
-            if flow.opened_by == Some(segment.seq) {
+            // It came again, or both connect to each other at once (RFC 9293 §3.5).
+            let dials = || matches!(flow.conn.lock().stage, Stage::Dialling);
+            if flow.opened_by == Some(segment.seq) || dials() {
                 self.ingress(now, &flow, packet);
                 return Ok(());
             }

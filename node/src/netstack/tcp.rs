@@ -187,8 +187,9 @@ impl Tcp {
     /// Takes what the other side's SYN says.
     fn meet(&mut self, syn: &TcpRepr<'_>) {
         self.other = Origin::new(syn.seq_number.0 as u32);
-        self.receiver.open();
         self.scale = syn.window_scale;
+        let shift = self.scale.map_or(0, |_| receiver::SHIFT);
+        self.receiver.open(shift, max_payload(self.key.remote));
         self.sack = syn.sack_permitted;
         // RFC 9293 §3.7.1.
         let default = if self.key.remote.is_ipv4() { 536 } else { 1220 };
@@ -209,9 +210,11 @@ impl Tcp {
             TcpControl::Rst if self.receiver.is_exact(start) => return self.state = State::Closed,
             TcpControl::Rst if acceptable => return self.challenge(now),
             TcpControl::Rst => return,
-            // Our answer to it got lost.
+            // Our answer to it got lost, or this is the answer of somebody who connects to us as we do to him.
             TcpControl::Syn if self.state == State::SynReceived && start == 0 => {
-                return self.sender.repeat_syn();
+                if segment.ack_number.is_none() {
+                    return self.sender.repeat_syn();
+                }
             }
             TcpControl::Syn => return self.challenge(now),
             _ if !acceptable && start == end => return self.challenge(now),
@@ -250,7 +253,9 @@ impl Tcp {
                 other => other,
             };
         }
-        self.receive(now, segment, start);
+        if segment.control != TcpControl::Syn {
+            self.receive(now, segment, start);
+        }
     }
 
     fn receive(&mut self, now: Instant, segment: &TcpRepr<'_>, start: u64) {

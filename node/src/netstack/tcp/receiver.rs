@@ -14,10 +14,8 @@ const ACK_DELAY: Duration = Duration::from_millis(10);
 const LEAST_WINDOW: usize = 16 << 10;
 /// Up to here a window grows faster than the sender's, which doubles in a round trip.
 const QUICK_WINDOW: usize = 256 << 10;
-/// Windows are announced in units of `1 << SHIFT` bytes (RFC 7323 §2)…
+/// Windows are announced in units of `1 << SHIFT` bytes to those who know it (RFC 7323 §2).
 pub(super) const SHIFT: u8 = 6;
-/// …so this is the largest one.
-pub(super) const MAX_WINDOW: usize = (u16::MAX as usize) << SHIFT;
 /// Ranges of bytes that came too early. A path that loses 2 % makes a few dozen of a full window.
 const MAX_AHEAD: usize = 128;
 
@@ -74,11 +72,13 @@ pub(super) struct Receiver {
     /// The end of the window as announced last, and the furthest that ever was.
     announced: u64,
     promised: u64,
-    /// The window's size when nothing is unread.
+    /// The window's size when nothing is unread, and how large it may become.
     window: usize,
+    most: usize,
     growth: Growth,
-    /// The largest segment that has come.
+    /// The largest segment that has come, and that we asked for.
     segment: usize,
+    asked: usize,
     delays: bool,
     ack: Ack,
 }
@@ -116,6 +116,7 @@ impl Receiver {
             announced: 0,
             promised: 0,
             window: LEAST_WINDOW,
+            most: u16::MAX.into(),
             growth: Growth {
                 seen: 0,
                 at: Instant::ZERO,
@@ -123,16 +124,20 @@ impl Receiver {
                 until: 0,
             },
             segment: 536,
+            asked: usize::MAX,
             delays: true,
             ack: Ack::default(),
         }
     }
 
-    /// The SYN has come.
-    pub(super) fn open(&mut self) {
+    /// The SYN has come. `shift` is that of the windows that will be announced, `asked` the largest segment that the other
+    /// side may send.
+    pub(super) fn open(&mut self, shift: u8, asked: usize) {
         self.next = 1;
         self.promised = 1;
         self.announced = 1;
+        self.most = usize::from(u16::MAX) << shift;
+        self.asked = asked;
     }
 
     pub(super) fn next(&self) -> u64 {
@@ -185,6 +190,12 @@ impl Receiver {
         allowance: Allowance,
         sack: bool,
     ) -> bool {
+        // More than was asked for would be more than was counted on when memory is scarce.
+        let (data, rest) = data.split_at(data.len().min(self.asked));
+        let fin = fin && rest.is_empty();
+        if !rest.is_empty() {
+            self.acknowledge_now();
+        }
         let end = start + data.len() as u64;
         if data.is_empty() && !fin {
             return false;
@@ -379,7 +390,7 @@ impl Receiver {
         let small = self.window < QUICK_WINDOW;
         let used_up = self.next + 2 * self.segment as u64 > self.promised;
         if small && used_up && self.unread.len() >= self.window / 2 {
-            self.window *= 4;
+            self.window = (self.window * 4).min(self.most);
         }
         let Some(rtt) = rtt else { return };
         let growth = &mut self.growth;
@@ -398,7 +409,7 @@ impl Receiver {
         }
         let (patience, factor) = if small { (rtt * 2, 4) } else { (rtt, 2) };
         if now - growth.since <= patience {
-            self.window = (self.window * factor).min(MAX_WINDOW);
+            self.window = (self.window * factor).min(self.most);
         }
         growth.since = now;
         growth.until = read + self.window as u64 / 2;

@@ -19,7 +19,7 @@ const AMPLE: Allowance = Allowance::More(1 << 20);
 /// A receiver whose window was announced.
 fn open() -> Receiver {
     let mut receiver = Receiver::new();
-    receiver.open();
+    receiver.open(SHIFT, 3_000);
     receiver.window = 256 << 10;
     receiver.announce(AMPLE, SHIFT);
     receiver
@@ -120,9 +120,9 @@ proptest! {
         let node = Pool::new(limit);
         let mut ends: Vec<_> = (0..8).map(|_| {
             let mut receiver = Receiver::new();
-            receiver.open();
+            receiver.open(SHIFT, SEGMENT as usize);
             // As large as readers that keep up and a long path make it.
-            receiver.window = MAX_WINDOW;
+            receiver.window = receiver.most;
             (receiver, Share::new(Pool::new(1 << 30), node.clone()), 1_u64)
         }).collect();
         for (who, step) in steps {

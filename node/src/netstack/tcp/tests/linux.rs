@@ -96,6 +96,26 @@ fn linux_connects_and_gets_everything_back() {
 }
 
 #[test]
+fn linux_without_options_gets_everything_back_over_a_long_path() {
+    let slow = Weather {
+        delay: Duration::from_millis(75),
+        ..FAIR
+    };
+    isolated(
+        "linux_without_options_gets_everything_back_over_a_long_path",
+        slow,
+        |mut wire| {
+            for option in ["tcp_window_scaling", "tcp_sack", "tcp_timestamps"] {
+                std::fs::write(format!("/proc/sys/net/ipv4/{option}"), "0").unwrap();
+            }
+            let client = linux_client(1 << 20);
+            wire.echo();
+            client.join().unwrap();
+        },
+    );
+}
+
+#[test]
 fn linux_gets_everything_back_over_a_lossy_path() {
     isolated(
         "linux_gets_everything_back_over_a_lossy_path",

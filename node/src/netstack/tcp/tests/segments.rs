@@ -177,6 +177,60 @@ fn both_sides_may_connect_at_once() {
 }
 
 #[test]
+fn two_that_connect_to_each_other_become_one_connection() {
+    let now = Instant::from_secs(1);
+    let mut ends = sim::keys().map(|key| Tcp::connecting(&key, ample(), now, OUR.into()).unwrap());
+    for _ in 0..4 {
+        let [first, second] = ends.each_mut().map(|end| {
+            let mut out = Vec::new();
+            end.egress(now, &mut out);
+            out
+        });
+        let [a, b] = &mut ends;
+        for (end, packets) in [(a, second), (b, first)] {
+            for packet in packets {
+                let mut out = Vec::new();
+                end.ingress(now, &packet, &mut out);
+                assert!(out.is_empty());
+            }
+        }
+    }
+    for end in &mut ends {
+        assert!(end.may_send());
+        let mut out = Vec::new();
+        end.egress(now, &mut out);
+        assert_eq!(out.len(), 0, "and it is quiet then");
+    }
+}
+
+/// Somebody without window scaling whose round trip seems to be long sends to a reader who keeps up.
+#[test]
+fn a_window_that_cannot_be_scaled_ends_at_64_kib() {
+    let mut bench = Bench::listening();
+    bench.send(Syn, 0, None, b"");
+    bench.now += Duration::from_millis(900);
+    assert_eq!(bench.send(Plain, 1, Some(1), b""), []);
+    let data = [7; 1000];
+    let mut at = 1;
+    while at < 4 << 20 {
+        let answers = bench.send(Plain, at, Some(1), &data);
+        assert!(answers.len() <= 2, "{} answers at {at}", answers.len());
+        at += 1000;
+        bench.now += Duration::from_micros(100);
+        bench.tcp.read(<[u8]>::len);
+    }
+    assert!(bench.tcp.receiver.next() == at);
+}
+
+#[test]
+fn of_a_segment_that_is_too_large_only_what_was_asked_for_is_taken() {
+    let mut bench = Bench::established();
+    assert_eq!(bench.send(Fin, 1, Some(1), &[7; 10_000]), [(Plain, 1, 1241, 0)]);
+    assert_eq!(bench.send(Fin, 1241, Some(1), &[7; 1000]), [(Plain, 1, 2242, 0)]);
+    assert_eq!(bench.tcp.state, State::CloseWait);
+}
+
+#[test]
 fn a_handshake_is_repeated_and_given_up() {
     let mut bench = Bench::listening();
     bench.send(Syn, 0, None, b"");
