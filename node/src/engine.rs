@@ -327,6 +327,13 @@ impl Engine {
         true
     }
 
+    /// Lets sessions with a peer grow old after a second instead of two minutes. `false`: there is no tunnel.
+    #[cfg(test)]
+    fn age_quickly(&self, peer: &NodePublic) -> bool {
+        let peer = self.shared.peers.live_peer(peer);
+        peer.inspect(|peer| peer.age_quickly()).is_some()
+    }
+
     /// What the data plane has counted.
     pub fn stats(&self) -> &Stats {
         &self.shared.stats

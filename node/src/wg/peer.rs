@@ -116,6 +116,21 @@ impl Peer {
         self.seen.lock().addr = Some(addr);
     }
 
+    /// New keys are wanted after a second, and asked for again after half of one.
+    #[cfg(test)]
+    pub(crate) fn age_quickly(&self) {
+        use std::time::Duration;
+        let (session, answer) = (Duration::from_secs(1), Duration::from_millis(500));
+        self.session
+            .lock()
+            .tunn
+            .dangerously_set_timer_params(gotatun::noise::TimerParams {
+                rekey_after_time: session..=session,
+                rekey_timeout: answer..=answer,
+                ..Default::default()
+            });
+    }
+
     pub(super) fn set_node(&self, node: Arc<Node>) {
         self.node.store(node);
     }
