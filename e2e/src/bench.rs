@@ -134,7 +134,7 @@ pub fn bench(lab: &Lab, steps: &mut Steps, options: &Options) -> Result<()> {
     println!("\n{report}");
     println!("Measured in {}, load {}.", shown(steps.elapsed()), world::load()?);
     println!(
-        "Columns are medians; the ratio is {} to the better of Go's two.",
+        "Columns are medians; a ratio is the median of {} to the better of Go's two in each round.",
         Kind::Postern
     );
     if let Some(file) = &options.json {

@@ -35,8 +35,10 @@ pub(super) enum Work {
 pub(super) struct Usage {
     pub(super) us_per_req: f64,
     pub(super) s_per_gib: f64,
-    /// MiB at the window's end.
-    pub(super) rss: f64,
+    /// Processors kept busy.
+    pub(super) cores: f64,
+    /// The most memory that it had, in MiB.
+    pub(super) peak: f64,
 }
 
 /// What a window showed.
@@ -46,12 +48,23 @@ pub(super) struct Loaded {
     pub(super) p99_ms: f64,
     pub(super) mib_s: f64,
     pub(super) cpu_server: Usage,
+    pub(super) cpu_client: Usage,
     /// Version, cipher, group and ALPN that were negotiated.
     pub(super) tls: String,
     errors: u64,
     stalled: u64,
     last_error: String,
     path: String,
+    /// Whom the backend took the client for.
+    login: String,
+}
+
+impl Loaded {
+    /// What went wrong with some of the requests.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let Self { errors, stalled, last_error, .. } = self;
+        (errors + stalled > 0).then(|| format!("{errors} errors, {stalled} stalled: {last_error}"))
+    }
 }
 
 /// How the idle connections came about.
@@ -72,6 +85,7 @@ struct Alive {
 pub(super) struct Idle {
     proc: String,
     alive: String,
+    path: String,
     pub(super) kib_per_conn: f64,
 }
 
@@ -81,6 +95,8 @@ struct First {
 }
 
 const BULK: &str = "268435456";
+/// Whose key the client has.
+const LOGIN: &str = "bob@example.com";
 
 /// Loads `subject` for a window.
 pub(super) fn load(
@@ -131,21 +147,16 @@ pub(super) fn load(
         let Alive { alive } = only(events(&said, "idle-alive")?)?;
         all_alive(&alive, subject)?;
     }
-    let path = if relayed { "derp" } else { "direct" };
+    travels(&loaded.path, if relayed { "derp" } else { "direct" }, subject)?;
     ensure!(
-        loaded.path.starts_with(path),
-        "the path to {} is {}",
+        loaded.login == LOGIN,
+        "the backend of {} takes the client for {:?}",
         subject.kind,
-        loaded.path
+        loaded.login
     );
-    if loaded.errors + loaded.stalled > 0 {
-        let said = format!(
-            "{}: {} errors, {} stalled: {}",
-            subject.kind, loaded.errors, loaded.stalled, loaded.last_error
-        );
-        ensure!(subject.kind != Kind::Postern, "{said}");
-        // Go refuses connections when many come at once; what it did serve still counts.
-        println!("  {said}");
+    // Go refuses connections when many come at once; what it did serve still counts.
+    if let Some(trouble) = loaded.trouble() {
+        ensure!(subject.kind != Kind::Postern, "{}: {trouble}", subject.kind);
     }
     Ok(loaded)
 }
@@ -171,7 +182,18 @@ pub(super) fn idle(
         .find(|idle| idle.proc == "server")
         .context("the client said nothing of the server")?;
     all_alive(&idle.alive, subject)?;
+    travels(&idle.path, "direct", subject)?;
     Ok(idle)
+}
+
+/// Whether packets took the path that the row is about.
+fn travels(path: &str, expected: &str, subject: &Subject) -> Result<()> {
+    ensure!(
+        path.starts_with(expected),
+        "the path to {} is {path}",
+        subject.kind
+    );
+    Ok(())
 }
 
 fn opened(said: &str, wanted: u32, subject: &Subject) -> Result<()> {

@@ -13,6 +13,7 @@ use super::subject::Kind;
 pub(super) struct Report {
     rows: Vec<Row>,
     tls: BTreeMap<Kind, String>,
+    remarks: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,6 +50,11 @@ impl Report {
         }
     }
 
+    /// Adds what a reader of the figures should know.
+    pub(super) fn remark(&mut self, remark: String) {
+        self.remarks.push(remark);
+    }
+
     /// Notes what was negotiated with `kind`.
     ///
     /// # Errors
@@ -69,10 +75,12 @@ impl Report {
         struct All<'a> {
             tls: Option<&'a String>,
             rows: &'a [Row],
+            remarks: &'a [String],
         }
         Ok(serde_json::to_string_pretty(&All {
             tls: self.tls.values().next(),
             rows: &self.rows,
+            remarks: &self.remarks,
         })?)
     }
 }
@@ -98,17 +106,19 @@ impl fmt::Display for Report {
             "", "", "", "", "", ""
         )?;
         for row in &self.rows {
-            let (tsnet, serve, postern) = (median(&row.tsnet), median(&row.serve), median(&row.postern));
             writeln!(
                 f,
                 "| {:<44} | {:<13} | {:>8} | {:>15} | {:>8} | {:>6} |",
                 row.what,
                 row.unit,
-                number(tsnet),
-                number(serve),
-                number(postern),
-                number(ratio(row.unit, [tsnet, serve], postern))
+                number(median(&row.tsnet)),
+                number(median(&row.serve)),
+                number(median(&row.postern)),
+                number(row.ratio())
             )?;
+        }
+        for remark in &self.remarks {
+            writeln!(f, "{remark}")?;
         }
         Ok(())
     }
@@ -120,15 +130,23 @@ fn median(samples: &[f64]) -> Option<f64> {
     sorted.get(sorted.len() / 2).copied()
 }
 
-/// Of ours to the better of theirs: the higher rate, the lower cost.
-fn ratio(unit: &str, theirs: [Option<f64>; 2], ours: Option<f64>) -> Option<f64> {
-    let theirs = theirs.into_iter().flatten();
-    let best = if unit.ends_with("/s") {
-        theirs.reduce(f64::max)
-    } else {
-        theirs.reduce(f64::min)
-    }?;
-    (best > 0.0).then(|| ours.map(|ours| ours / best)).flatten()
+impl Row {
+    /// Of ours to the better of theirs, the higher rate or the lower cost: the median of those of the rounds, since what
+    /// disturbs the machine disturbs a round's sides alike.
+    fn ratio(&self) -> Option<f64> {
+        let better = match self.unit {
+            unit if unit.starts_with("cores") => return None,
+            unit if unit.ends_with("/s") => f64::max,
+            _ => f64::min,
+        };
+        let ratio = |(round, ours): (usize, &f64)| {
+            let theirs = [&self.tsnet, &self.serve].into_iter().filter_map(|side| side.get(round));
+            let best = theirs.copied().reduce(better)?;
+            (best > 0.0).then(|| ours / best)
+        };
+        let ratios: Vec<_> = self.postern.iter().enumerate().filter_map(ratio).collect();
+        median(&ratios)
+    }
 }
 
 fn number(value: Option<f64>) -> String {
@@ -144,14 +162,35 @@ fn number(value: Option<f64>) -> String {
 mod tests {
     use super::*;
 
+    fn ratio(unit: &'static str, tsnet: &[f64], serve: &[f64], postern: &[f64]) -> Option<f64> {
+        let row = Row {
+            what: String::new(),
+            unit,
+            tsnet: tsnet.to_vec(),
+            serve: serve.to_vec(),
+            postern: postern.to_vec(),
+        };
+        row.ratio()
+    }
+
     #[test]
     fn a_rate_is_compared_with_the_higher_and_a_cost_with_the_lower() {
-        assert_eq!(ratio("req/s", [Some(100.0), Some(200.0)], Some(400.0)), Some(2.0));
-        assert_eq!(
-            ratio("µs/req", [Some(100.0), Some(200.0)], Some(25.0)),
-            Some(0.25)
+        assert_eq!(ratio("req/s", &[100.0], &[200.0], &[400.0]), Some(2.0));
+        assert_eq!(ratio("µs/req", &[100.0], &[200.0], &[25.0]), Some(0.25));
+        assert_eq!(ratio("MiB", &[100.0], &[], &[25.0]), Some(0.25));
+        assert_eq!(ratio("MiB", &[], &[], &[25.0]), None);
+        assert_eq!(ratio("cores, client", &[1.0], &[1.0], &[1.0]), None);
+    }
+
+    #[test]
+    fn a_ratio_is_of_what_was_measured_in_the_same_round() {
+        let slow_machine_in_the_second = ratio(
+            "µs/req",
+            &[100.0, 200.0, 100.0],
+            &[300.0, 600.0, 300.0],
+            &[50.0, 100.0, 40.0],
         );
-        assert_eq!(ratio("MiB", [None, None], Some(25.0)), None);
+        assert_eq!(slow_machine_in_the_second, Some(0.5));
     }
 
     #[test]

@@ -16,6 +16,8 @@ use super::world::{Path, Tailnet, World};
 use crate::command;
 use crate::wait;
 
+const MIB: f64 = (1_u32 << 20) as f64;
+
 /// Names of steady loads; what they show is in [`note`].
 const LOADS: &[(&str, Work)] = &[
     ("HTTPS, 1 connection", Work::Requests { connections: 1 }),
@@ -33,7 +35,6 @@ const LOADS: &[(&str, Work)] = &[
     ("bulk down, 1 stream", Work::Down { streams: 1 }),
     ("bulk up, 1 stream", Work::Up { streams: 1 }),
     ("bulk up, 8 streams", Work::Up { streams: 8 }),
-    // The last one, since it shows the peak of memory.
     ("bulk down, 8 streams", Work::Down { streams: 8 }),
 ];
 
@@ -80,7 +81,7 @@ pub(super) fn sizes(programs: &Programs, report: &mut Report) -> Result<()> {
                 .arg(file);
             compressed += command::output(&mut gzip)?.trim().parse::<u64>()?;
         }
-        let mib = |bytes| bytes as f64 / f64::from(1 << 20);
+        let mib = |bytes| bytes as f64 / MIB;
         report.add("program size", "MiB", kind, mib(plain));
         report.add("program size, compressed", "MiB", kind, mib(compressed));
     }
@@ -141,6 +142,9 @@ fn steady(
 
 fn note(name: &str, work: Work, kind: Kind, loaded: &client::Loaded, report: &mut Report) -> Result<()> {
     report.negotiated(kind, loaded.tls.clone())?;
+    if let Some(trouble) = loaded.trouble() {
+        report.remark(format!("{name}, {kind}: {trouble}"));
+    }
     match work {
         Work::Requests { .. } | Work::Offered { .. } | Work::Beside { .. } | Work::New { .. } => {
             report.add(name, "CPU µs/req", kind, loaded.cpu_server.us_per_req);
@@ -149,10 +153,13 @@ fn note(name: &str, work: Work, kind: Kind, loaded: &client::Loaded, report: &mu
         }
         Work::Down { .. } | Work::Up { .. } => {
             report.add(name, "CPU s/GiB", kind, loaded.cpu_server.s_per_gib);
-            report.add(name, "MiB/s", kind, loaded.mib_s);
-            report.add(name, "RSS MiB", kind, loaded.cpu_server.rss);
+            report.add(name, "Gbit/s", kind, loaded.mib_s * MIB * 8.0 / 1e9);
+            report.add(name, "peak RSS MiB", kind, loaded.cpu_server.peak);
         }
     }
+    // Whose fault it is that a rate isn't higher.
+    report.add(name, "cores, server", kind, loaded.cpu_server.cores);
+    report.add(name, "cores, client", kind, loaded.cpu_client.cores);
     Ok(())
 }
 
