@@ -40,7 +40,7 @@ use crate::{
         tcp::{Share, Tcp},
     },
     proxy::Outbound,
-    state::{HandOver, RecentPeer},
+    state::HandOver,
     udp::Udp,
 };
 
@@ -172,6 +172,7 @@ impl Engine {
             local,
             stats,
             config.derp_only,
+            config.hand_over.recent_peers,
         );
         let (events, derp_events) = mpsc::channel(DERP_QUEUE);
         let derp = DerpClients::new(
@@ -181,10 +182,9 @@ impl Engine {
             tasks.clone(),
             cancel.clone(),
         );
-        let recent = config.hand_over.recent_peers;
         let (stun_hosts, hosts_to_find) = watch::channel(Vec::new());
         tasks.spawn(resolver::run(shared.clone(), hosts_to_find, cancel.clone()));
-        let task = Task::new(shared.clone(), derp, derp_events, stun_hosts, recent);
+        let task = Task::new(shared.clone(), derp, derp_events, stun_hosts);
         tasks.spawn(task.run(netmap, cancel));
         Ok(Self { shared, disco_key })
     }
@@ -280,20 +280,7 @@ impl Engine {
 
     /// What a successor needs, as of now.
     pub fn hand_over(&self) -> HandOver {
-        let mut recent_peers: Vec<RecentPeer> = self
-            .shared
-            .peers
-            .live()
-            .into_iter()
-            .filter_map(|peer| {
-                let seen = peer.seen();
-                Some(RecentPeer {
-                    key: peer.key,
-                    addr: seen.addr,
-                    seen: seen.at?,
-                })
-            })
-            .collect();
+        let mut recent_peers = self.shared.recent_peers();
         recent_peers.sort_by_key(|peer| std::cmp::Reverse(peer.seen));
         recent_peers.truncate(MAX_RECENT_PEERS);
         HandOver {

@@ -1,6 +1,6 @@
 //! What the engine's task, listeners and streams share.
 //!
-//! Locks are taken in this order: a flow's connection, the peer's session, path selection or outbox. Wakers
+//! Locks are taken in this order: peers to greet, a flow's connection, the peer's session, path selection or outbox. Wakers
 //! are called with none of them held.
 
 use std::{
@@ -37,6 +37,7 @@ use crate::{
     key::{NodePrivate, NodePublic},
     magicsock::{Magicsock, Route},
     netstack::{packet::FlowKey, tcp::Pool},
+    state::RecentPeer,
     udp::Udp,
     wg::{Peer, Peers},
 };
@@ -55,6 +56,8 @@ const MAX_REFUSED: usize = 32;
 pub(super) struct Shared {
     pub(super) udp: Udp,
     pub(super) peers: Peers,
+    /// Peers of our predecessor that have not been greeted yet: who they are now, the first netmap says.
+    pub(super) ungreeted: Mutex<Vec<RecentPeer>>,
     pub(super) paths: Mutex<Magicsock>,
     pub(super) flows: Mutex<AHashMap<FlowKey, Arc<Flow>>>,
     pub(super) memory: Arc<Pool>,
@@ -99,10 +102,12 @@ impl Shared {
         local: watch::Sender<LocalState>,
         stats: Arc<Stats>,
         derp_only: bool,
+        recent_peers: Vec<RecentPeer>,
     ) -> Arc<Self> {
         Arc::new(Self {
             udp,
             peers: Peers::new(node_key),
+            ungreeted: Mutex::new(recent_peers),
             paths: Mutex::new(paths),
             flows: Mutex::default(),
             memory: Pool::new(MEMORY),
@@ -136,6 +141,22 @@ impl Shared {
     /// The time as the TCP machine counts it.
     pub(super) fn now(&self) -> Instant {
         Instant::from_micros(self.start.elapsed().as_micros() as i64)
+    }
+
+    /// Peers that a successor should greet. Our predecessor's are among them until WireGuard has given up on them:
+    /// if we end before they have answered, they still wait.
+    pub(super) fn recent_peers(&self) -> Vec<RecentPeer> {
+        // Held, because who is greeted becomes a live peer.
+        let ungreeted = self.ungreeted.lock();
+        let live = self.peers.live().into_iter().filter_map(|peer| {
+            let seen = peer.seen();
+            Some(RecentPeer {
+                key: peer.key,
+                addr: seen.addr,
+                seen: seen.at?,
+            })
+        });
+        ungreeted.iter().cloned().chain(live).collect()
     }
 
     /// Somebody asked for a port where nobody listens.

@@ -33,7 +33,6 @@ use crate::{
     derp::{DerpClients, DerpEvent},
     derp_map::RegionId,
     netmap::Netmap,
-    state::RecentPeer,
     wg::Peer,
 };
 
@@ -62,9 +61,7 @@ pub(super) struct Task {
     regions: Vec<RegionId>,
     /// Names of STUN servers that somebody has to look up.
     stun_hosts: watch::Sender<Vec<String>>,
-    /// Peers of our predecessor that have not been greeted yet.
-    recent: Vec<RecentPeer>,
-    /// Those that have been, and haven't answered: when to greet them again, in ms, and the pause after that.
+    /// Peers of our predecessor that have been greeted and haven't answered: when to greet them again, in ms, and the pause after that.
     greeted: Vec<(u64, u64, Arc<Peer>)>,
     mail: Mail,
     wheel: Wheel<Arc<Flow>>,
@@ -80,7 +77,6 @@ impl Task {
         derp: DerpClients,
         derp_events: mpsc::Receiver<DerpEvent>,
         stun_hosts: watch::Sender<Vec<String>>,
-        recent: Vec<RecentPeer>,
     ) -> Self {
         Self {
             inbox: Inbox::new(shared.clone()),
@@ -89,7 +85,6 @@ impl Task {
             derp_events,
             regions: Vec::new(),
             stun_hosts,
-            recent,
             greeted: Vec::new(),
             mail: Mail::default(),
             wheel: Wheel::new(),

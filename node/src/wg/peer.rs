@@ -97,7 +97,7 @@ impl Peer {
         *self.seen.lock()
     }
 
-    /// Notes an authenticated packet. `true` when its address is news, or the last time was a second ago.
+    /// Notes an authenticated packet, or what a predecessor knew of the last one. `true` when its address is news, or the last time was a second ago.
     pub(crate) fn note_seen(&self, now: Timestamp, from: Option<SocketAddr>) -> bool {
         let mut seen = self.seen.lock();
         let news = from.is_some() && from != seen.addr
@@ -109,11 +109,6 @@ impl Peer {
             seen.addr = from.or(seen.addr);
         }
         news
-    }
-
-    /// Where to try first: what a predecessor knew.
-    pub(crate) fn set_addr(&self, addr: SocketAddr) {
-        self.seen.lock().addr = Some(addr);
     }
 
     /// New keys are wanted after a second, and asked for again after half of one.

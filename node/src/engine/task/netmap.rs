@@ -41,14 +41,12 @@ impl Task {
     /// try again on their own.
     fn greet(&mut self, view: &View) {
         let now = self.shared.now().total_millis() as u64;
-        for recent in std::mem::take(&mut self.recent) {
+        for recent in self.shared.ungreeted.lock().drain(..) {
             let Some(node) = view.peer(&recent.key) else {
                 continue;
             };
             let peer = self.shared.peers.peer(&node);
-            if let Some(addr) = recent.addr {
-                peer.set_addr(addr);
-            }
+            peer.note_seen(recent.seen, recent.addr);
             self.say_hello(&peer);
             self.greeted.push((now + GREETING_PAUSE, GREETING_PAUSE, peer));
         }

@@ -149,6 +149,46 @@ async fn a_successor_greets_the_peers_of_its_predecessor() {
 }
 
 #[tokio::test]
+async fn who_has_not_answered_the_greeting_is_handed_on() {
+    let nobody = NodePrivate::generate().unwrap().public();
+    let addr: SocketAddr = ([127, 0, 0, 1], 9).into();
+    let b = Side::start(2, Vec::new());
+    let stranger = RecentPeer {
+        key: nobody,
+        ..b.as_recent(addr)
+    };
+    let old = Timestamp::now() - jiff::SignedDuration::from_hours(1);
+    let silent = RecentPeer {
+        seen: old,
+        ..b.as_recent(addr)
+    };
+    let a = Side::start(1, vec![silent, stranger]);
+    let handed_on = || {
+        let peers = a.engine.hand_over().recent_peers.into_iter();
+        peers
+            .map(|peer| (peer.key, peer.addr, peer.seen))
+            .collect::<Vec<_>>()
+    };
+    let silent = (b.key.public(), Some(addr), old);
+    // Without a netmap nobody can be greeted.
+    assert_eq!(handed_on()[0].0, nobody, "the newest first");
+    assert_eq!(handed_on()[1..], [silent]);
+    a.meet(&[b.node()]).await;
+    within(|| a.engine.shared.ungreeted.lock().is_empty()).await;
+    assert_eq!(
+        handed_on(),
+        [silent],
+        "it doesn't know us yet; the other is not in the tailnet"
+    );
+    // What we hear ourselves is worth more.
+    b.meet(&[a.node()]).await;
+    within(|| matches!(handed_on()[..], [(_, at, seen)] if at == Some(b.endpoint()) && seen > old)).await;
+    // Neither is who has left the tailnet.
+    a.hear(json!({"PeersRemoved": [2]})).await;
+    within(|| handed_on().is_empty()).await;
+}
+
+#[tokio::test]
 async fn a_new_node_key_is_a_new_peer() {
     let (a, b) = pair().await;
     let (dialled, accepted) = connected(&a, &b).await;
@@ -168,7 +208,8 @@ async fn a_new_node_key_is_a_new_peer() {
         .unwrap()
         .peer(&key.public())
         .unwrap();
-    a.engine.shared.peers.peer(&peer).set_addr(b.endpoint());
+    let live = a.engine.shared.peers.peer(&peer);
+    live.note_seen(Timestamp::now(), Some(b.endpoint()));
     let dialled = a.engine.dial(b.addr(PORT)).await.unwrap();
     assert_eq!(dialled.peer_key(), key.public());
 }

@@ -134,7 +134,7 @@ async fn a_removed_peer_loses_its_connections_and_may_come_back() {
                 .peer(&a.key.public())
                 .unwrap(),
         )
-        .set_addr(a.endpoint());
+        .note_seen(Timestamp::now(), Some(a.endpoint()));
     b.engine.dial(a.addr(PORT)).await.unwrap();
 }
 
