@@ -150,7 +150,7 @@ impl Engine {
         cancel: CancellationToken,
     ) -> io::Result<Self> {
         let stats = Arc::<Stats>::default();
-        let udp = Udp::bind(config.udp_port, stats.clone())?;
+        let (udp, receiver) = Udp::bind(config.udp_port, stats.clone())?;
         let addresses = task::interfaces();
         let disco_key = match config.hand_over.disco_key_at(udp.port(), &addresses) {
             Some(key) => key.clone(),
@@ -184,7 +184,7 @@ impl Engine {
         );
         let (stun_hosts, hosts_to_find) = watch::channel(Vec::new());
         tasks.spawn(resolver::run(shared.clone(), hosts_to_find, cancel.clone()));
-        let task = Task::new(shared.clone(), derp, derp_events, stun_hosts);
+        let task = Task::new(shared.clone(), receiver, derp, derp_events, stun_hosts);
         tasks.spawn(task.run(netmap, cancel));
         Ok(Self { shared, disco_key })
     }

@@ -36,15 +36,26 @@ const RECV_BATCH: usize = 4;
 /// Wanted; the kernel caps it at `net.core.{r,w}mem_max`.
 const SOCKET_BUFFER: usize = 4 << 20;
 
-/// A bound UDP socket, for IPv4 and (where the machine has it) IPv6.
+/// A bound UDP socket, for IPv4 and (where the machine has it) IPv6: the side that sends, shared by whoever does.
 pub(crate) struct Udp {
-    io: UdpSocket,
-    state: UdpSocketState,
+    outgoing: Mutex<Outgoing>,
     /// Datagrams in one call; 1 when the machine can't do GSO.
     max_segments: AtomicUsize,
     dual_stack: bool,
     port: u16,
-    outbox: Mutex<Outbox>,
+    stats: Arc<Stats>,
+}
+
+/// What waits, and the socket that it leaves by. Handles outlive their node: [`Udp::close`] takes the socket from them.
+struct Outgoing {
+    outbox: Outbox,
+    io: Option<Arc<UdpSocket>>,
+}
+
+/// The side that receives.
+pub(crate) struct UdpReceiver {
+    io: Arc<UdpSocket>,
+    state: UdpSocketState,
     stats: Arc<Stats>,
 }
 
@@ -72,7 +83,7 @@ impl Udp {
     ///
     /// # Errors
     /// When no UDP socket can be had at all.
-    pub(crate) fn bind(port: u16, stats: Arc<Stats>) -> io::Result<Self> {
+    pub(crate) fn bind(port: u16, stats: Arc<Stats>) -> io::Result<(Self, UdpReceiver)> {
         let (socket, dual_stack) = bind_any_family(port).or_else(|_| bind_any_family(0))?;
         socket.set_nonblocking(true)?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
@@ -80,15 +91,18 @@ impl Udp {
         let _ = state.set_recv_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
         let _ = state.set_send_buffer_size(UdpSockRef::from(&socket), SOCKET_BUFFER);
         let port = socket.local_addr()?.port();
-        Ok(Self {
-            io: UdpSocket::from_std(socket)?,
+        let io = Arc::new(UdpSocket::from_std(socket)?);
+        let udp = Self {
+            outgoing: Mutex::new(Outgoing {
+                outbox: Outbox::default(),
+                io: Some(io.clone()),
+            }),
             max_segments: state.max_gso_segments().into(),
-            state,
             dual_stack,
             port,
-            outbox: Mutex::default(),
-            stats,
-        })
+            stats: stats.clone(),
+        };
+        Ok((udp, UdpReceiver { io, state, stats }))
     }
 
     /// The port that the socket is bound to.
@@ -96,6 +110,104 @@ impl Udp {
         self.port
     }
 
+    /// Queues datagrams for one destination. They leave with the next [`Self::flush`] at the latest.
+    pub(crate) fn queue(&self, to: SocketAddr, datagrams: impl IntoIterator<Item = Bytes>) {
+        let mut outgoing = self.outgoing.lock();
+        let Outgoing { outbox, io: Some(io) } = &mut *outgoing else {
+            return;
+        };
+        let max_segments = self.max_segments.load(Relaxed);
+        for datagram in datagrams {
+            if !outbox.push(to, datagram, max_segments) {
+                self.stats.tx_dropped.fetch_add(1, Relaxed);
+            }
+        }
+        // Full batches leave at once, so that the peer works while we go on sealing.
+        while let Some(batch) = outbox.pop_full() {
+            if !self.send(io, outbox, batch) {
+                break;
+            }
+        }
+    }
+
+    /// Sends what waits, as far as the socket takes it.
+    pub(crate) fn flush(&self) {
+        self.flush_some(&mut self.outgoing.lock());
+    }
+
+    fn flush_some(&self, outgoing: &mut Outgoing) {
+        let Outgoing { outbox, io: Some(io) } = outgoing else {
+            return;
+        };
+        while let Some(batch) = outbox.pop() {
+            if !self.send(io, outbox, batch) {
+                break;
+            }
+        }
+    }
+
+    /// Sends what the socket still takes, and lets go of it; nothing is sent from now on.
+    pub(crate) fn close(&self) {
+        let mut outgoing = self.outgoing.lock();
+        self.flush_some(&mut outgoing);
+        outgoing.outbox = Outbox::default();
+        outgoing.io = None;
+    }
+
+    /// Arranges a wake-up for when the socket takes more, if something waits for that.
+    pub(crate) fn poll_blocked(&self, cx: &mut Context<'_>) {
+        if let Outgoing { outbox, io: Some(io) } = &*self.outgoing.lock()
+            && !outbox.is_empty()
+            && io.poll_send_ready(cx).is_ready()
+        {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// `false`: the socket is full; the batch is back in the queue.
+    fn send(&self, io: &UdpSocket, outbox: &mut Outbox, batch: Batch) -> bool {
+        let to = self.destination(batch.to);
+        let count = batch.datagrams.len() as u64;
+        match transmit(io, to, &batch.datagrams, batch.segment) {
+            Ok(()) => {
+                self.stats.tx_packets.fetch_add(count, Relaxed);
+                self.stats.tx_bytes.fetch_add(batch.bytes as u64, Relaxed);
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                outbox.put_back(batch);
+                return false;
+            }
+            // A driver without GSO says so only now: one by one, from now on.
+            Err(e) if count > 1 && refuses_gso(&e) => {
+                self.max_segments.store(1, Relaxed);
+                for datagram in &batch.datagrams {
+                    let counter = match transmit(io, to, std::slice::from_ref(datagram), datagram.len()) {
+                        Ok(()) => &self.stats.tx_packets,
+                        Err(_) => &self.stats.tx_dropped,
+                    };
+                    counter.fetch_add(1, Relaxed);
+                }
+            }
+            // No route, a firewall: UDP may lose packets, TCP repairs it.
+            Err(error) => {
+                tracing::trace!(to = %batch.to, %error, "Datagrams not sent");
+                self.stats.tx_dropped.fetch_add(count, Relaxed);
+            }
+        }
+        outbox.recycle(batch);
+        true
+    }
+
+    /// A dual-stack socket wants IPv4 destinations in their mapped form.
+    fn destination(&self, to: SocketAddr) -> SocketAddr {
+        match to.ip() {
+            IpAddr::V4(ip) if self.dual_stack => (ip.to_ipv6_mapped(), to.port()).into(),
+            _ => to,
+        }
+    }
+}
+
+impl UdpReceiver {
     /// Receives one round and hands every datagram to `f`, which must not receive.
     pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, f: impl FnMut(SocketAddr, &[u8])) -> Poll<()> {
         RECEIVED.with_borrow_mut(|received| self.poll_recv_into(cx, received, f))
@@ -143,101 +255,25 @@ impl Udp {
         }
         Poll::Pending
     }
+}
 
-    /// Queues datagrams for one destination. They leave with the next [`Self::flush`] at the latest.
-    pub(crate) fn queue(&self, to: SocketAddr, datagrams: impl IntoIterator<Item = Bytes>) {
-        let mut outbox = self.outbox.lock();
-        let max_segments = self.max_segments.load(Relaxed);
-        for datagram in datagrams {
-            if !outbox.push(to, datagram, max_segments) {
-                self.stats.tx_dropped.fetch_add(1, Relaxed);
+/// Sends datagrams of `segment` bytes, the last of which may be shorter, by one call.
+fn transmit(io: &UdpSocket, to: SocketAddr, datagrams: &[Bytes], segment: usize) -> io::Result<()> {
+    let to = SockaddrStorage::from(to);
+    let segment = segment as u16;
+    let slices: [_; MAX_BATCH_SEGMENTS] =
+        std::array::from_fn(|i| IoSlice::new(datagrams.get(i).map_or(&[], |datagram| datagram)));
+    let slices = &slices[..datagrams.len()];
+    let cut = [ControlMessage::UdpGsoSegments(&segment)];
+    let cut = if datagrams.len() > 1 { &cut[..] } else { &[] };
+    io.try_io(Interest::WRITABLE, || {
+        loop {
+            match sendmsg(io.as_raw_fd(), slices, cut, MsgFlags::empty(), Some(&to)) {
+                Err(Errno::EINTR) => {}
+                sent => return Ok(sent.map(drop)?),
             }
         }
-        // Full batches leave at once, so that the peer works while we go on sealing.
-        while let Some(batch) = outbox.pop_full() {
-            if !self.send(&mut outbox, batch) {
-                break;
-            }
-        }
-    }
-
-    /// Sends what waits, as far as the socket takes it.
-    pub(crate) fn flush(&self) {
-        let mut outbox = self.outbox.lock();
-        while let Some(batch) = outbox.pop() {
-            if !self.send(&mut outbox, batch) {
-                break;
-            }
-        }
-    }
-
-    /// Arranges a wake-up for when the socket takes more, if something waits for that.
-    pub(crate) fn poll_blocked(&self, cx: &mut Context<'_>) {
-        if !self.outbox.lock().is_empty() && self.io.poll_send_ready(cx).is_ready() {
-            cx.waker().wake_by_ref();
-        }
-    }
-
-    /// `false`: the socket is full; the batch is back in the queue.
-    fn send(&self, outbox: &mut Outbox, batch: Batch) -> bool {
-        let to = self.destination(batch.to);
-        let count = batch.datagrams.len() as u64;
-        match self.transmit(to, &batch.datagrams, batch.segment) {
-            Ok(()) => {
-                self.stats.tx_packets.fetch_add(count, Relaxed);
-                self.stats.tx_bytes.fetch_add(batch.bytes as u64, Relaxed);
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                outbox.put_back(batch);
-                return false;
-            }
-            // A driver without GSO says so only now: one by one, from now on.
-            Err(e) if count > 1 && refuses_gso(&e) => {
-                self.max_segments.store(1, Relaxed);
-                for datagram in &batch.datagrams {
-                    let counter = match self.transmit(to, std::slice::from_ref(datagram), datagram.len()) {
-                        Ok(()) => &self.stats.tx_packets,
-                        Err(_) => &self.stats.tx_dropped,
-                    };
-                    counter.fetch_add(1, Relaxed);
-                }
-            }
-            // No route, a firewall: UDP may lose packets, TCP repairs it.
-            Err(error) => {
-                tracing::trace!(to = %batch.to, %error, "Datagrams not sent");
-                self.stats.tx_dropped.fetch_add(count, Relaxed);
-            }
-        }
-        outbox.recycle(batch);
-        true
-    }
-
-    /// Sends datagrams of `segment` bytes, the last of which may be shorter, by one call.
-    fn transmit(&self, to: SocketAddr, datagrams: &[Bytes], segment: usize) -> io::Result<()> {
-        let to = SockaddrStorage::from(to);
-        let segment = segment as u16;
-        let slices: [_; MAX_BATCH_SEGMENTS] =
-            std::array::from_fn(|i| IoSlice::new(datagrams.get(i).map_or(&[], |datagram| datagram)));
-        let slices = &slices[..datagrams.len()];
-        let cut = [ControlMessage::UdpGsoSegments(&segment)];
-        let cut = if datagrams.len() > 1 { &cut[..] } else { &[] };
-        self.io.try_io(Interest::WRITABLE, || {
-            loop {
-                match sendmsg(self.io.as_raw_fd(), slices, cut, MsgFlags::empty(), Some(&to)) {
-                    Err(Errno::EINTR) => {}
-                    sent => return Ok(sent.map(drop)?),
-                }
-            }
-        })
-    }
-
-    /// A dual-stack socket wants IPv4 destinations in their mapped form.
-    fn destination(&self, to: SocketAddr) -> SocketAddr {
-        match to.ip() {
-            IpAddr::V4(ip) if self.dual_stack => (ip.to_ipv6_mapped(), to.port()).into(),
-            _ => to,
-        }
-    }
+    })
 }
 
 fn refuses_gso(error: &io::Error) -> bool {

@@ -306,7 +306,7 @@ impl Shared {
         self.listeners.close();
         self.packets.close();
         self.kill_flows(|_| true);
-        self.udp.flush();
+        self.udp.close();
         *self.mail.lock() = Mail::default();
         *self.engine.lock() = None;
     }

@@ -33,6 +33,7 @@ use crate::{
     derp::{DerpClients, DerpEvent},
     derp_map::RegionId,
     netmap::Netmap,
+    udp::UdpReceiver,
     wg::Peer,
 };
 
@@ -55,6 +56,7 @@ const HOUSEKEEPING: u64 = 30_000;
 pub(super) struct Task {
     inbox: Inbox,
     shared: Arc<Shared>,
+    udp: UdpReceiver,
     derp: DerpClients,
     derp_events: mpsc::Receiver<DerpEvent>,
     /// Relay regions that path selection wants, home first.
@@ -74,6 +76,7 @@ pub(super) struct Task {
 impl Task {
     pub(super) fn new(
         shared: Arc<Shared>,
+        udp: UdpReceiver,
         derp: DerpClients,
         derp_events: mpsc::Receiver<DerpEvent>,
         stun_hosts: watch::Sender<Vec<String>>,
@@ -81,6 +84,7 @@ impl Task {
         Self {
             inbox: Inbox::new(shared.clone()),
             shared,
+            udp,
             derp,
             derp_events,
             regions: Vec::new(),
@@ -127,7 +131,7 @@ impl Task {
         shared.udp.flush();
         let derp = self.receive_derp(cx, now);
         let inbox = &mut self.inbox;
-        let udp = shared.udp.poll_recv(cx, |from, datagram| {
+        let udp = self.udp.poll_recv(cx, |from, datagram| {
             inbox.datagram(now, Origin::Udp(from), datagram);
         });
         for flow in std::mem::take(&mut self.inbox.touched) {

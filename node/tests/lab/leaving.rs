@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use postern_node::{funnel::FunnelMode, node::Config};
+use postern_node::{funnel::FunnelMode, node::Config, state::HandOver};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UdpSocket,
     runtime::Handle,
 };
 
-use crate::lab::{Lab, eventually, up, with_lab};
+use crate::lab::{Lab, eventually, stored, up, with_lab};
 
 /// The sockets of this process in the test's own network: other tests run beside it.
 fn sockets() -> BTreeSet<u64> {
@@ -39,7 +39,7 @@ fn tasks() -> usize {
 }
 
 /// Runs three nodes on two tailnets, uses them, and ends them with all that is open.
-async fn live_and_die(lab: &Lab, elsewhere: &str) {
+async fn live_and_die(lab: &Lab, elsewhere: &str, before: &BTreeSet<u64>) {
     let (one, me) = up(lab.secure_config("one", "tskey-auth-tagged")).await;
     let relayed = Config {
         derp_only: true,
@@ -68,8 +68,11 @@ async fn live_and_die(lab: &Lab, elsewhere: &str) {
     let _waiting = two.dial("one:80").await.unwrap();
     let _silent = two.dial("one:443").await.unwrap();
     assert!(three.dial("two:80").await.is_err());
+    let clone = one.clone();
     tokio::join!(one.close(), two.close(), three.close());
-    drop((listener, tls, funnel, datagrams, dialled, accepted));
+    // Whoever holds one of these holds no socket of the node's, and no task.
+    assert_eq!(sockets(), *before);
+    drop((clone, listener, tls, funnel, datagrams, dialled, accepted));
 }
 
 #[test]
@@ -81,11 +84,35 @@ fn nodes_on_several_control_servers_leave_no_task_and_no_socket() {
         assert_eq!(sockets().len(), 1, "this test's own is seen");
         drop(counted);
         let before = (tasks(), sockets());
-        live_and_die(lab, &elsewhere).await;
+        live_and_die(lab, &elsewhere, &before.1).await;
         eventually("the runtime has dropped what has ended", async || {
             tasks() == before.0
         })
         .await;
         assert_eq!(sockets(), before.1);
+    });
+}
+
+#[test]
+fn a_node_that_ends_and_starts_again_finds_its_port_free_whoever_holds_a_stream() {
+    with_lab(async |lab| {
+        let (peer, _) = up(lab.config("peer", Some("tskey-auth-bob"))).await;
+        let config = lab.config("again", Some("tskey-auth-bob"));
+        let (mut port, mut held) = (None, Vec::new());
+        for round in 0..3 {
+            let (node, _) = up(config.clone()).await;
+            let mut listener = node.listen(80).unwrap();
+            let datagrams = node.listen_packet("0.0.0.0:53".parse().unwrap()).await.unwrap();
+            let (dialled, accepted) = tokio::join!(peer.dial("again:80"), listener.accept());
+            held.push((dialled.unwrap(), accepted.unwrap(), listener, datagrams));
+            node.close().await;
+            let HandOver {
+                udp_port, disco_key, ..
+            } = stored(&config.store).await.hand_over;
+            let now = (udp_port, disco_key.map(|key| key.public()));
+            assert_eq!(*port.get_or_insert(now), now, "round {round}");
+        }
+        peer.close().await;
+        assert_eq!(sockets(), BTreeSet::new());
     });
 }
