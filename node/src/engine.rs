@@ -41,7 +41,7 @@ use crate::{
     },
     proxy::Outbound,
     state::HandOver,
-    udp::Udp,
+    udp::{Udp, UdpReceiver},
 };
 
 mod flow;
@@ -71,8 +71,7 @@ const MAX_RECENT_PEERS: usize = 256;
 pub struct EngineConfig {
     /// The WireGuard key.
     pub node_key: NodePrivate,
-    /// UDP port to bind; 0: any. Taken from the hand-over state where the user names none; when it is
-    /// taken, any other is used.
+    /// UDP port to bind; 0: the one of the predecessor, else any. When it is taken, any other is used.
     pub udp_port: u16,
     /// Announced as they are.
     pub static_endpoints: Vec<SocketAddr>,
@@ -150,7 +149,7 @@ impl Engine {
         cancel: CancellationToken,
     ) -> io::Result<Self> {
         let stats = Arc::<Stats>::default();
-        let (udp, receiver) = Udp::bind(config.udp_port, stats.clone())?;
+        let (udp, receiver) = bind(config.udp_port, config.hand_over.udp_port, &stats)?;
         let addresses = task::interfaces();
         let disco_key = match config.hand_over.disco_key_at(udp.port(), &addresses) {
             Some(key) => key.clone(),
@@ -364,6 +363,29 @@ impl Engine {
         self.shared.mark_dirty(&flow);
         Ok(TcpStream::new(self.shared.clone(), flow))
     }
+}
+
+/// Binds the port that the user named (0: none), else the predecessor's, else any. Somebody else may have it after a
+/// restart, which costs peers a moment; but to one that is named, static endpoints and firewall rules may lead.
+fn bind(named: u16, remembered: Option<u16>, stats: &Arc<Stats>) -> io::Result<(Udp, UdpReceiver)> {
+    let wanted = if named == 0 {
+        remembered.unwrap_or(0)
+    } else {
+        named
+    };
+    Udp::bind(wanted, stats.clone()).or_else(|error| {
+        let (udp, receiver) = Udp::bind(0, stats.clone())?;
+        if named != 0 {
+            tracing::warn!(
+                port = named,
+                instead = udp.port(),
+                %error,
+                "The UDP port can't be had: peers that are told of it reach nobody there; find out who has it \
+                 (`ss --udp --listening --numeric --processes`) and start again, or name another port"
+            );
+        }
+        Ok((udp, receiver))
+    })
 }
 
 /// Waits for the end of the handshake.

@@ -146,11 +146,7 @@ impl Node {
         let engine = Engine::start(
             EngineConfig {
                 node_key: state.node_key.clone(),
-                udp_port: if config.udp_port == 0 {
-                    state.hand_over.udp_port.unwrap_or(0)
-                } else {
-                    config.udp_port
-                },
+                udp_port: config.udp_port,
                 static_endpoints: config.static_endpoints,
                 derp_only: config.derp_only,
                 outbound,

@@ -79,12 +79,12 @@ thread_local! {
 }
 
 impl Udp {
-    /// Binds `port`; when that is taken (or 0), any other.
+    /// Binds `port`; 0: any.
     ///
     /// # Errors
-    /// When no UDP socket can be had at all.
+    /// When the port is taken, or no UDP socket can be had at all.
     pub(crate) fn bind(port: u16, stats: Arc<Stats>) -> io::Result<(Self, UdpReceiver)> {
-        let (socket, dual_stack) = bind_any_family(port).or_else(|_| bind_any_family(0))?;
+        let (socket, dual_stack) = bind_any_family(port)?;
         socket.set_nonblocking(true)?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         // Refused sizes leave the kernel's defaults in place, which work.

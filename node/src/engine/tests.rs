@@ -54,6 +54,20 @@ async fn echo(mut stream: TcpStream) {
     let _ = writer.shutdown().await;
 }
 
+/// What `f` logs.
+fn logged(f: impl FnOnce()) -> String {
+    use std::io::{Read as _, Seek as _};
+
+    let mut log = tempfile::tempfile().unwrap();
+    let writer = Arc::new(log.try_clone().unwrap());
+    let subscriber = tracing_subscriber::fmt().with_writer(writer).finish();
+    tracing::subscriber::with_default(subscriber, f);
+    let mut text = String::new();
+    log.rewind().unwrap();
+    log.read_to_string(&mut text).unwrap();
+    text
+}
+
 /// A service that echoes, for as long as the test runs.
 fn serve_echo(side: &Side, tasks: &mut tokio::task::JoinSet<()>) {
     let mut listener = side.engine.listen(None, PORT).unwrap();

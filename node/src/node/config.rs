@@ -35,7 +35,7 @@ pub struct Config {
     pub proxy: ProxyChoice,
     /// ACME directory.
     pub acme_directory: String,
-    /// UDP port; 0: the one of the last run, else any.
+    /// UDP port; 0: the one of the last run, else any. When it is taken, any other is used, with a warning.
     pub udp_port: u16,
     /// Announced to peers as they are (NodePort, host network).
     pub static_endpoints: Vec<SocketAddr>,

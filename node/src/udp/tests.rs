@@ -46,14 +46,6 @@ async fn batches_arrive_as_the_datagrams_that_were_queued() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_replaced() {
-    let stats = Arc::<Stats>::default();
-    let (a, _) = Udp::bind(0, stats.clone()).unwrap();
-    let (b, _) = Udp::bind(a.port(), stats).unwrap();
-    assert_ne!(a.port(), b.port());
-}
-
-#[tokio::test]
 async fn who_still_holds_the_sending_side_after_its_end_keeps_no_port() {
     let stats = Arc::<Stats>::default();
     let (old, receiver) = Udp::bind(0, stats.clone()).unwrap();

@@ -149,6 +149,30 @@ async fn a_successor_greets_the_peers_of_its_predecessor() {
 }
 
 #[tokio::test]
+async fn a_taken_port_is_replaced_and_one_that_was_named_is_missed_aloud() {
+    let stats = Arc::default();
+    let (first, _receiver) = bind(0, None, &stats).unwrap();
+    let taken = first.port();
+    let try_to = |named, remembered| {
+        logged(|| {
+            let (udp, _receiver) = bind(named, remembered, &stats).unwrap();
+            assert_ne!(udp.port(), taken);
+        })
+    };
+    assert_eq!(try_to(0, Some(taken)), "");
+    let text = try_to(taken, None);
+    assert!(
+        text.contains("WARN") && text.contains(&format!("port={taken}")),
+        "{text}"
+    );
+    assert!(text.contains("name another port"), "{text}");
+    // A port that is free is taken as it is, the named one before the remembered.
+    drop((first, _receiver));
+    let (udp, _receiver) = bind(taken, Some(1), &stats).unwrap();
+    assert_eq!(udp.port(), taken);
+}
+
+#[tokio::test]
 async fn who_has_not_answered_the_greeting_is_handed_on() {
     let nobody = NodePrivate::generate().unwrap().public();
     let addr: SocketAddr = ([127, 0, 0, 1], 9).into();
