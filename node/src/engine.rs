@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use jiff::Timestamp;
@@ -53,6 +53,7 @@ mod resolver;
 mod shared;
 mod stats;
 mod stream;
+mod tai64n;
 mod task;
 mod view;
 mod wheel;
@@ -132,6 +133,8 @@ impl Default for Traffic {
 pub struct Engine {
     shared: Arc<Shared>,
     disco_key: DiscoPrivate,
+    /// When our predecessors sent their newest handshake initiation.
+    initiated_before: Option<SystemTime>,
 }
 
 impl Engine {
@@ -148,6 +151,9 @@ impl Engine {
         tasks: &TaskTracker,
         cancel: CancellationToken,
     ) -> io::Result<Self> {
+        let initiated_before = config.hand_over.newest_tai64n.as_deref();
+        let initiated_before = initiated_before.and_then(tai64n::decode);
+        tai64n::warn_of_a_clock_set_back(initiated_before, SystemTime::now());
         let stats = Arc::<Stats>::default();
         let (udp, receiver) = bind(config.udp_port, config.hand_over.udp_port, &stats)?;
         let addresses = task::interfaces();
@@ -185,7 +191,11 @@ impl Engine {
         tasks.spawn(resolver::run(shared.clone(), hosts_to_find, cancel.clone()));
         let task = Task::new(shared.clone(), receiver, derp, derp_events, stun_hosts);
         tasks.spawn(task.run(netmap, cancel));
-        Ok(Self { shared, disco_key })
+        Ok(Self {
+            shared,
+            disco_key,
+            initiated_before,
+        })
     }
 
     /// Accepts TCP connections to `port` on all own addresses (`addr` `None`) or on one address, which may be
@@ -282,11 +292,12 @@ impl Engine {
         let mut recent_peers = self.shared.recent_peers();
         recent_peers.sort_by_key(|peer| std::cmp::Reverse(peer.seen));
         recent_peers.truncate(MAX_RECENT_PEERS);
+        let newest_initiation = self.shared.peers.newest_initiation().max(self.initiated_before);
         HandOver {
             disco_key: Some(self.disco_key.clone()),
             udp_port: Some(self.shared.udp.port()),
             addresses: self.shared.paths.lock().interfaces().to_vec(),
-            newest_tai64n: self.shared.peers.newest_initiation().and_then(tai64n),
+            newest_tai64n: newest_initiation.and_then(tai64n::encode),
             recent_peers,
         }
     }
@@ -407,14 +418,6 @@ async fn opened(stream: &TcpStream) -> io::Result<()> {
         Poll::Pending
     })
     .await
-}
-
-/// Twelve bytes of TAI64N as hex (<https://cr.yp.to/libtai/tai64.html>), without leap seconds, as WireGuard
-/// implementations make them.
-fn tai64n(at: std::time::SystemTime) -> Option<String> {
-    let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
-    let seconds = (1_u64 << 62) + 37 + since.as_secs();
-    Some(format!("{seconds:016x}{:08x}", since.subsec_nanos()))
 }
 
 #[cfg(test)]

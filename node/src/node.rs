@@ -531,7 +531,7 @@ async fn keep(engine: Engine, keeper: Arc<Keeper>, cancel: CancellationToken) {
             () = cancel.cancelled() => return,
             _ = interval.tick() => {}
         }
-        if let Err(error) = keeper.hand_over(engine.hand_over()).await {
+        if let Err(error) = keeper.keep(engine.hand_over()).await {
             tracing::warn!(%error, "The state for a successor could not be stored; tried again in 15 s");
         }
     }

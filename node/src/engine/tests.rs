@@ -55,7 +55,7 @@ async fn echo(mut stream: TcpStream) {
 }
 
 /// What `f` logs.
-fn logged(f: impl FnOnce()) -> String {
+pub(super) fn logged(f: impl FnOnce()) -> String {
     use std::io::{Read as _, Seek as _};
 
     let mut log = tempfile::tempfile().unwrap();

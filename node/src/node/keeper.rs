@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     control::Persist,
@@ -26,11 +26,25 @@ impl Keeper {
     }
 
     /// Stores what a successor needs, if it differs from what is stored in more than times.
-    pub(super) async fn hand_over(&self, hand_over: HandOver) -> Result<(), StateError> {
-        let mut state = self.state.lock().await;
+    pub(super) async fn keep(&self, hand_over: HandOver) -> Result<(), StateError> {
+        let state = self.state.lock().await;
         if same_but_for_times(&state.hand_over, &hand_over) {
             return Ok(());
         }
+        self.store(state, hand_over).await
+    }
+
+    /// Stores what a successor needs, times too: they will not change any more.
+    pub(super) async fn hand_over(&self, hand_over: HandOver) -> Result<(), StateError> {
+        let state = self.state.lock().await;
+        self.store(state, hand_over).await
+    }
+
+    async fn store(
+        &self,
+        mut state: MutexGuard<'_, NodeState>,
+        hand_over: HandOver,
+    ) -> Result<(), StateError> {
         let next = NodeState {
             hand_over,
             ..state.clone()
@@ -95,13 +109,18 @@ mod tests {
         // Whether this hand-over is written: a store without a state gets it only then.
         let written = async |hand_over: &HandOver| {
             store.clear().await.unwrap();
-            keeper.hand_over(hand_over.clone()).await.unwrap();
+            keeper.keep(hand_over.clone()).await.unwrap();
             store.read(STATE_KEY).await.unwrap().is_some()
         };
         assert!(written(&hand_over).await);
         hand_over.recent_peers.reverse();
         hand_over.recent_peers[0].seen += SignedDuration::from_secs(15);
         hand_over.newest_tai64n = Some("4000000000000000".to_owned());
+        assert!(!written(&hand_over).await);
+        // The end does.
+        keeper.hand_over(hand_over.clone()).await.unwrap();
+        let stored = NodeState::load(&*store).await.unwrap();
+        assert_eq!(stored.hand_over.newest_tai64n, hand_over.newest_tai64n);
         assert!(!written(&hand_over).await);
         hand_over.recent_peers[0].addr = None;
         assert!(written(&hand_over).await);

@@ -125,6 +125,14 @@ async fn a_successor_greets_the_peers_of_its_predecessor() {
     assert_eq!((recent.key, recent.addr), (a.key.public(), Some(a.endpoint())));
     let stamp = a.engine.hand_over().newest_tai64n.unwrap();
     assert!(stamp.len() == 24 && stamp.starts_with("40000000"), "{stamp}");
+    // Peers remember it also through a run whose clock is behind, and through one that says nothing.
+    let late = "4000000100000000075bcd15";
+    let behind = HandOver {
+        newest_tai64n: Some(late.to_owned()),
+        ..HandOver::default()
+    };
+    let behind = Side::restart(&a, behind).engine.hand_over();
+    assert_eq!(behind.newest_tai64n.as_deref(), Some(late));
     b.stop().await;
     // The same identity on another port: `a` hears from it before it says anything.
     let start = Instant::now();
