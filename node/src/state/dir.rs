@@ -17,6 +17,8 @@ const LOCK: &str = ".lock";
 const TEMPORARY: &str = ".new-";
 /// While this file exists, all temporary ones are complete and take the place of the old ones.
 const COMMITTED: &str = ".committed";
+/// While this file exists, all values are on their way out.
+const CLEARING: &str = ".clearing";
 /// Where Go's `tailscaled` and `tsnet` keep certificates, in their state directory.
 const GO_CERTS: &str = "certs";
 
@@ -46,6 +48,7 @@ enum Step {
     Rename,
     SyncDir,
     Conclude,
+    Remove,
 }
 
 impl DirStore {
@@ -93,7 +96,7 @@ impl StateStore for DirStore {
     }
 
     fn clear(&self) -> StoreFuture<'_, ()> {
-        self.blocking(Dir::clear)
+        self.blocking(|dir| dir.clear(&mut |_| Ok(())))
     }
 }
 
@@ -145,7 +148,7 @@ impl Dir {
         let synced = step(Step::SyncDir).and_then(|()| sync_dir(&self.path));
         let concluded = synced.and_then(|()| match files.len() {
             0 | 1 => Ok(()),
-            _ => step(Step::Conclude).and_then(|()| conclude(&self.path)),
+            _ => step(Step::Conclude).and_then(|()| unmark(&self.path, COMMITTED)),
         });
         concluded.map_err(io_error("write", &self.path))
     }
@@ -164,33 +167,43 @@ impl Dir {
             write_synced(&temporary, value, step).map_err(io_error("write", &path))?;
         }
         if files.len() > 1 {
-            let committed = step(Step::Commit).and_then(|()| commit(&self.path));
+            let committed = step(Step::Commit).and_then(|()| mark(&self.path, COMMITTED));
             committed.map_err(io_error("write", &self.path))?;
         }
         Ok(())
     }
 
-    /// Removes what this store can have written, and what it can have taken over; other files stay.
-    fn clear(&self) -> Result<(), StateError> {
+    /// Removes what this store can have written, and what it can have taken over; other files stay. Once it has begun
+    /// it is ended, after a crash too: with our state gone and Go's still there, its identity would be taken over again.
+    fn clear(&self, step: &mut dyn FnMut(Step) -> io::Result<()>) -> Result<(), StateError> {
         let _one_writer = self.lock.lock();
-        let certs = self.path.join(GO_CERTS);
         let cleared = recover(&self.path)
-            .and_then(|()| remove_ours(&self.path))
-            .and_then(|()| match remove_ours(&certs) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                cleared => cleared,
-            });
+            .and_then(|()| step(Step::Commit))
+            .and_then(|()| mark(&self.path, CLEARING))
+            .and_then(|()| finish_clearing(&self.path, step));
         cleared.map_err(io_error("clear", &self.path))
     }
 }
 
-fn remove_ours(dir: &Path) -> io::Result<()> {
+fn finish_clearing(dir: &Path, step: &mut dyn FnMut(Step) -> io::Result<()>) -> io::Result<()> {
+    remove_ours(dir, step)?;
+    match remove_ours(&dir.join(GO_CERTS), step) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        cleared => cleared?,
+    }
+    step(Step::Conclude)?;
+    unmark(dir, CLEARING)
+}
+
+fn remove_ours(dir: &Path, step: &mut dyn FnMut(Step) -> io::Result<()>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_name().to_str().is_some_and(is_ours) {
+            step(Step::Remove)?;
             fs::remove_file(entry.path())?;
         }
     }
+    step(Step::SyncDir)?;
     sync_dir(dir)
 }
 
@@ -244,20 +257,21 @@ fn lock(dir: &Path) -> Result<File, StateError> {
     Ok(file)
 }
 
-/// From here on the temporary files count. Their names have to be on the disk before this one's is.
-fn commit(dir: &Path) -> io::Result<()> {
+/// From here on what the marker says is so. Names that it is about have to be on the disk before its own is.
+fn mark(dir: &Path, marker: &str) -> io::Result<()> {
     sync_dir(dir)?;
-    File::create(dir.join(COMMITTED))?.sync_all()?;
+    File::create(dir.join(marker))?.sync_all()?;
     sync_dir(dir)
 }
 
-/// The next temporary files are incomplete again.
-fn conclude(dir: &Path) -> io::Result<()> {
-    fs::remove_file(dir.join(COMMITTED))?;
+/// It isn't so any longer.
+fn unmark(dir: &Path, marker: &str) -> io::Result<()> {
+    fs::remove_file(dir.join(marker))?;
     sync_dir(dir)
 }
 
-/// Ends what a crash has interrupted: complete values take their places, others were never written.
+/// Ends what a crash has interrupted: complete values take their places, others were never written; what was to be
+/// cleared goes.
 fn recover(dir: &Path) -> io::Result<()> {
     let complete = dir.join(COMMITTED).try_exists()?;
     for entry in fs::read_dir(dir)? {
@@ -271,7 +285,10 @@ fn recover(dir: &Path) -> io::Result<()> {
     }
     if complete {
         sync_dir(dir)?;
-        conclude(dir)?;
+        unmark(dir, COMMITTED)?;
+    }
+    if dir.join(CLEARING).try_exists()? {
+        finish_clearing(dir, &mut |_| Ok(()))?;
     }
     Ok(())
 }

@@ -196,3 +196,50 @@ async fn clearing_removes_state_and_nothing_else() {
     assert_eq!(read(&store, "acme-account.key.pem").await, None);
     assert!(dir.path().join("notes.txt").exists());
 }
+
+/// A directory that Go's node has used, and ours after it, is cleared; we die before the `crash`th step, and start
+/// again. Says what is there then.
+async fn crashed_clearing(crash: usize) -> (Option<Step>, Vec<String>) {
+    const FILES: [&str; 5] = ["state", "tailscaled.state", "x.crt", "x.key", "certs/x.crt"];
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join(GO_CERTS)).unwrap();
+    for file in FILES {
+        fs::write(dir.path().join(file), "old").unwrap();
+    }
+    let store = DirStore::open(dir.path()).unwrap();
+    let (mut steps, mut killed) = (0, None);
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = store.0.clear(&mut |step| {
+            if steps == crash {
+                killed = Some(step);
+                panic!("killed before {step:?}")
+            }
+            steps += 1;
+            Ok(())
+        });
+    }));
+    drop(store);
+
+    let store = DirStore::open(dir.path()).unwrap();
+    let found = FILES.iter().filter(|file| dir.path().join(file).exists());
+    let found = found.map(ToString::to_string).collect();
+    // It isn't cleared once more.
+    store.write(values([("state", "new")])).await.unwrap();
+    drop(store);
+    let store = DirStore::open(dir.path()).unwrap();
+    assert_eq!(read(&store, "state").await.as_deref(), Some("new"));
+    (killed, found)
+}
+
+#[tokio::test]
+async fn a_crash_at_any_step_of_clearing_leaves_everything_or_nothing() {
+    for crash in 0.. {
+        let (killed, found) = crashed_clearing(crash).await;
+        let expected = if killed == Some(Step::Commit) { 5 } else { 0 };
+        assert_eq!(found.len(), expected, "{killed:?}, step {crash}: {found:?}");
+        if killed.is_none() {
+            assert_eq!(crash, 1 + (4 + 1) + (1 + 1) + 1, "all steps of clearing");
+            return;
+        }
+    }
+}
