@@ -1,11 +1,15 @@
 //! Ways to a Go node and from it that come, go and change.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::{Ipv6Addr, UdpSocket},
+    time::{Duration, Instant},
+};
 
 use postern_node::{
     engine::{TcpListener, TcpStream},
     magicsock::Path,
-    node::{Config, Node},
+    node::{Config, Node, Status},
+    state::HandOver,
 };
 use serde_json::json;
 use tokio::{
@@ -13,7 +17,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::lab::{Lab, eventually, up, with_lab};
+use crate::lab::{Lab, eventually, status, stored, up, with_lab};
 
 /// All UDP but the relay's STUN.
 const NO_UDP_V4: &str = "iptables --append INPUT --protocol udp --match multiport ! --ports 9978 --jump DROP";
@@ -155,6 +159,69 @@ fn either_side_starts_anew_and_is_reached_at_once() {
         println!(
             "Go's new process has its answer {:?} after the kill",
             killed.elapsed()
+        );
+        node.close().await;
+    });
+}
+
+/// Go tries a handshake again after 5 s, and trusts a path for 6.5 s.
+const WITHIN_GOS_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Starts a node from what one before it has stored, where it should be found as that one was; how long that took.
+async fn successor(lab: &Lab, after: &str, config: &Config, before: &HandOver) -> (Node, Duration) {
+    let started = Instant::now();
+    let node = serving(config.clone()).await;
+    eventually("Go's client has an answer", async || {
+        lab.fetch("alice", "http://steady/1").await["body"] == "0\n"
+    })
+    .await;
+    let took = started.elapsed();
+    assert!(took < WITHIN_GOS_PATIENCE, "after {after}: {took:?}");
+    let local = node.local();
+    let disco = before.disco_key.as_ref().map(|key| key.public());
+    assert_eq!(local.disco, disco, "after {after}");
+    let port = before.udp_port.unwrap();
+    let at_port = local
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.addr.port() == port);
+    assert!(at_port.count() > 0, "after {after}: {port} in {local:?}");
+    (node, took)
+}
+
+/// Ends a node as a crash does: nothing more is stored.
+async fn crash(node: Node, before: &HandOver) {
+    drop(node);
+    let addr = (Ipv6Addr::UNSPECIFIED, before.udp_port.unwrap());
+    eventually("its port is free", async || UdpSocket::bind(addr).is_ok()).await;
+}
+
+#[test]
+fn a_go_peer_that_was_talking_is_answered_at_once_after_an_end_and_after_crash_upon_crash() {
+    with_lab(async |lab| {
+        lab.start_clients().await;
+        let config = lab.config("steady", Some("tskey-auth-bob"));
+        let node = serving(config.clone()).await;
+        comes_by(lab, "http://steady/", "direct ").await;
+        node.close().await;
+        let before = stored(&config.store).await.hand_over;
+        let (node, orderly) = successor(lab, "an orderly end", &config, &before).await;
+        crash(node, &before).await;
+        let (node, crashed) = successor(lab, "a crash", &config, &before).await;
+        crash(node, &before).await;
+        // This one doesn't live to see a netmap.
+        let unreachable = Config {
+            control_url: "http://127.0.0.1:1".to_owned(),
+            ..config.clone()
+        };
+        let node = Node::start(unreachable).await.unwrap();
+        let failing = |status: &Status| matches!(status, Status::Starting { last_error: Some(_) });
+        status(&node, failing).await;
+        crash(node, &before).await;
+        let (node, again) = successor(lab, "a crash while control was away", &config, &before).await;
+        println!(
+            "Go has its answer {orderly:?} after the start that follows an orderly end, {crashed:?} after one that follows \
+             a crash, and {again:?} after one that follows two"
         );
         node.close().await;
     });
