@@ -41,6 +41,9 @@ mod error;
 mod keeper;
 mod status;
 
+/// The name of a node that nobody has given one.
+const DEFAULT_HOSTNAME: &str = "postern";
+
 /// How often what a successor needs is compared with what is stored.
 const KEEP_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -106,6 +109,9 @@ impl Node {
             });
         }
         let state = NodeState::load(&*config.store).await?;
+        let hostname = Some(config.hostname).filter(|name| !name.is_empty());
+        let hostname = hostname.or_else(|| state.hostname.clone());
+        let hostname = hostname.unwrap_or_else(|| DEFAULT_HOSTNAME.to_owned());
 
         let tasks = TaskTracker::new();
         let cancel = CancellationToken::new();
@@ -122,7 +128,7 @@ impl Node {
                 outbound: outbound.clone(),
                 credential: config.credential,
                 force_login: config.force_login,
-                hostname: config.hostname,
+                hostname,
                 tags: config.tags,
                 ephemeral: config.ephemeral,
                 keep_details: config.keep_details,

@@ -34,6 +34,9 @@ pub struct NodeState {
     pub node_key: NodePrivate,
     /// A login with this node key has succeeded.
     pub registered: bool,
+    /// The name that the Go node whose identity this is asked for, if it is one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
     /// How to go on where the last run ended.
     #[serde(default)]
     pub hand_over: HandOver,
@@ -53,6 +56,7 @@ impl NodeState {
             machine_key: MachinePrivate::generate()?,
             node_key: NodePrivate::generate()?,
             registered: false,
+            hostname: None,
             hand_over: HandOver::default(),
         })
     }

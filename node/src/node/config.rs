@@ -16,7 +16,8 @@ use crate::{
 pub struct Config {
     /// The coordination server.
     pub control_url: String,
-    /// The name to ask for; control may add `-1`.
+    /// The name to ask for; control may add `-1`. Empty: the one of the Go node whose identity was taken over, else
+    /// `postern`.
     pub hostname: String,
     /// How the node logs in; `None`: somebody must open the URL of [`super::Status::NeedsLogin`]. It is not used
     /// while the state holds a login that is good.
@@ -52,7 +53,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             control_url: "https://controlplane.tailscale.com".to_owned(),
-            hostname: "postern".to_owned(),
+            hostname: String::new(),
             credential: None,
             force_login: false,
             tags: Vec::new(),

@@ -141,6 +141,7 @@ mod tests {
             assert_eq!(state.machine_key.public(), go.machine_key.public());
             assert_eq!(state.node_key.public(), go.node_key.public());
             assert!(state.registered);
+            assert_eq!(state.hostname.as_deref(), Some("grafana"));
         }
         assert_eq!(store.read("x.crt").await.unwrap().unwrap(), b"chain");
 
@@ -148,5 +149,17 @@ mod tests {
         let state = NodeState::load(&store).await.unwrap();
         assert_ne!(state.machine_key.public(), go.machine_key.public());
         assert_eq!(store.read("x.crt").await.unwrap(), None);
+    }
+
+    #[test]
+    fn a_go_node_that_was_given_no_name_had_the_machines() {
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+        let machine = NodeState::generate().unwrap().machine_key;
+        let file = serde_json::json!({"_machinekey": STANDARD.encode(machine.expose_text())});
+        let state = tailscaled::take_over(file.to_string().as_bytes()).unwrap();
+        assert!(!state.registered);
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        assert_eq!(state.hostname.as_deref(), name.trim().split('.').next());
     }
 }

@@ -12,8 +12,10 @@ use crate::key::{MachinePrivate, NodePrivate};
 pub(super) const KEY: &str = "tailscaled.state";
 
 /// `ipn.Prefs` as far as it is about identity.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Profile {
+    #[serde(rename = "Hostname", default)]
+    hostname: String,
     #[serde(rename = "Config")]
     persist: Option<Persist>,
 }
@@ -24,7 +26,7 @@ struct Persist {
     node_key: NodePrivate,
 }
 
-/// Machine and node key of the current profile. A machine that has not logged in yet gets a new node key.
+/// Machine key, and node key and name of the current profile. A machine that has not logged in yet gets a new node key.
 pub(super) fn take_over(bytes: &[u8]) -> Result<NodeState, StateError> {
     let values: BTreeMap<String, String> =
         serde_json::from_slice(bytes).map_err(|_| invalid("it is no JSON object of texts"))?;
@@ -44,16 +46,14 @@ pub(super) fn take_over(bytes: &[u8]) -> Result<NodeState, StateError> {
         Some(name) => value(&name)?,
         None => None,
     };
-    let login = match profile {
-        Some(text) => {
-            let profile = serde_json::from_str::<Profile>(&text);
-            let profile = profile.map_err(|_| invalid("the current profile makes no sense"))?;
-            // A zero key stands for a login that has ended.
-            let persist = profile.persist.map(|persist| persist.node_key);
-            persist.filter(|key| key.expose_bytes() != &[0; 32])
-        }
-        None => None,
+    let profile = match profile {
+        Some(text) => serde_json::from_str::<Profile>(&text)
+            .map_err(|_| invalid("the current profile makes no sense"))?,
+        None => Profile::default(),
     };
+    let login = profile.persist.map(|persist| persist.node_key);
+    // A zero key stands for a login that has ended.
+    let login = login.filter(|key| key.expose_bytes() != &[0; 32]);
     let fresh = NodeState::generate().map_err(|error| StateError::Io {
         action: "generate",
         what: "a new node key".to_owned(),
@@ -67,9 +67,19 @@ pub(super) fn take_over(bytes: &[u8]) -> Result<NodeState, StateError> {
         format: NodeState::FORMAT,
         machine_key,
         registered: login.is_some(),
+        hostname: Some(profile.hostname)
+            .filter(|name| !name.is_empty())
+            .or_else(machine_name),
         node_key: login.unwrap_or(fresh.node_key),
         hand_over: HandOver::default(),
     })
+}
+
+/// What Go asks for where no name is set (`hostinfo.New`).
+fn machine_name() -> Option<String> {
+    let system = rustix::system::uname();
+    let label = system.nodename().to_str().ok()?.split('.').next()?;
+    (!label.is_empty()).then(|| label.to_owned())
 }
 
 fn invalid(reason: &str) -> StateError {

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use postern_node::{
     node::Config,
     state::{DirStore, StateStore},
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
+use serde_json::Value;
 
-use crate::lab::{eventually, up, with_lab};
+use crate::lab::{eventually, stored, up, with_lab};
 
 #[test]
 fn the_node_that_tsnet_was_is_taken_over() {
@@ -25,19 +27,30 @@ fn the_node_that_tsnet_was_is_taken_over() {
         .await;
 
         let dir = lab.path("clients/alice-old");
-        assert!(dir.join("tailscaled.state").exists());
-        let store = Arc::new(DirStore::open(&dir).unwrap());
+        let gos = std::fs::read(dir.join("tailscaled.state")).unwrap();
+        let gos: Value = serde_json::from_slice(&gos).unwrap();
+        let machine_key = STANDARD.decode(gos["_machinekey"].as_str().unwrap()).unwrap();
+        let store: Arc<dyn StateStore> = Arc::new(DirStore::open(&dir).unwrap());
+        // It keeps its name, too, where it isn't given another one.
         let config = Config {
             store: store.clone(),
-            ..lab.config("alice-old", None)
+            ..lab.config("", None)
         };
-        let (node, me) = up(config).await;
+        let (node, me) = up(config.clone()).await;
         let after = lab.device("alice-old").await;
         for field in ["stableID", "name", "addresses", "key", "login"] {
             assert_eq!(after[field], before[field], "{field}");
         }
+        assert_eq!(after["hostinfo"]["Hostname"], before["hostinfo"]["Hostname"]);
         assert_eq!(before["stableID"], me.stable_id);
-        assert!(store.read("state").await.unwrap().is_some());
+        let state = stored(&store).await;
+        assert_eq!(state.machine_key.expose_text().as_bytes(), machine_key);
+        node.close().await;
+        // Go's file is read once.
+        let (node, me) = up(config).await;
+        assert_eq!(before["stableID"], me.stable_id);
+        let after = lab.device("alice-old").await;
+        assert_eq!(after["hostinfo"]["Hostname"], before["hostinfo"]["Hostname"]);
         node.close().await;
     });
 }
