@@ -109,7 +109,6 @@ fn verdict() -> Box<dyn FnMut()> {
             tcp_syn: true,
             reply: false,
             icmp_request: false,
-            fragment: false,
             jailed: false,
         })
         .collect();

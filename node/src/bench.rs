@@ -1,4 +1,4 @@
-//! What `benches/hot_path.rs` measures of the data plane, without a network.
+//! What `benches/hot_path.rs` measures of the data plane, without a network, and what `tests/` compares of it.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -15,6 +15,8 @@ use crate::{
     tailcfg,
     wg::{Incoming, MTU, Peers},
 };
+
+pub use crate::filter::go::compare as compare_filter;
 
 /// Two ends of a WireGuard tunnel, with a session.
 pub struct Tunnel {

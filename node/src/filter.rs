@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
@@ -13,9 +13,14 @@ use ipnet::IpNet;
 
 use crate::netmap::{CapMap, Node};
 
+#[cfg(any(test, feature = "bench"))]
+pub(crate) mod go;
+mod inbound;
 mod ranges;
 mod rules;
 
+pub use inbound::Inbound;
+use inbound::{ICMPV4, ICMPV6, SCTP, TCP, TSMP, UDP};
 pub use ranges::Ranges;
 pub use rules::{Rejected, Rules};
 
@@ -29,27 +34,6 @@ pub struct Filter {
     holders: BTreeMap<String, Ranges>,
 }
 
-/// What the filter needs to know of an inbound packet, after WireGuard has checked its source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inbound {
-    /// Source; the port is 0 where the protocol has none.
-    pub src: SocketAddr,
-    /// Destination; the port is 0 where the protocol has none.
-    pub dst: SocketAddr,
-    /// IP protocol number.
-    pub proto: u8,
-    /// TCP: SYN without ACK. Only these are checked against rules.
-    pub tcp_syn: bool,
-    /// UDP: answers a flow that we started.
-    pub reply: bool,
-    /// ICMP: neither an echo reply nor an error. Only these need a rule.
-    pub icmp_request: bool,
-    /// A later fragment.
-    pub fragment: bool,
-    /// The peer must not start anything ([`Node::is_jailed`]): no rule counts for it.
-    pub jailed: bool,
-}
-
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -58,13 +42,6 @@ pub enum Verdict {
     /// Not for us, or no rule allows it.
     Drop,
 }
-
-const ICMPV4: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
-const TSMP: u8 = 99;
-const SCTP: u8 = 132;
 
 /// The one link-local destination that Go lets through: the metadata and DNS server of clouds.
 const CLOUD_METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
@@ -126,12 +103,9 @@ impl Filter {
     fn accepts(&self, packet: &Inbound) -> bool {
         let (src, dst) = (packet.src.ip(), packet.dst.ip());
         // Go's numbers for "could not be parsed" and "fragment"; no real packet has them.
-        let unknown = matches!(packet.proto, 0 | 0xff) && !packet.fragment;
+        let unknown = matches!(packet.proto, 0 | 0xff);
         if unknown || src.is_ipv4() != dst.is_ipv4() || dst.is_multicast() || is_link_local(dst) {
             return false;
-        }
-        if packet.fragment {
-            return true; // worth nothing without the first one, which is checked
         }
         if !self.local.contains(dst) {
             return false;

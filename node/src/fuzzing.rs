@@ -139,7 +139,6 @@ fn opening(src: IpAddr, dst: IpAddr, proto: u8) -> Inbound {
         tcp_syn: true,
         reply: false,
         icmp_request: true,
-        fragment: false,
         jailed: false,
     }
 }

@@ -223,14 +223,17 @@ impl Inbox {
         if header.fragmented {
             return Err(DropReason::Unsupported);
         }
+        let mut inbound = Inbound::parse(&header, packet).ok_or(DropReason::Malformed)?;
+        inbound.reply = header.proto == packet::UDP && self.shared.packets.is_answer(&inbound);
+        self.admit(view, peer, &inbound)?;
         match segment {
             Some(segment) => self.segment(now, view, peer, &header, &segment, packet),
-            None if header.proto == packet::UDP => self.udp(view, peer, &header, packet),
-            None => self.question(view, peer, &header, packet),
+            None if header.proto == packet::UDP => self.udp(&header, packet),
+            None => self.question(peer, &header, packet),
         }
     }
 
-    /// A SYN, or a segment of no flow.
+    /// A SYN, or a segment of no flow, that the filter has let in.
     fn segment(
         &mut self,
         now: Instant,
@@ -241,17 +244,6 @@ impl Inbox {
         packet: &[u8],
     ) -> Result<(), DropReason> {
         let key = header.flow(segment);
-        let inbound = Inbound {
-            src: key.remote,
-            dst: key.local,
-            proto: header.proto,
-            tcp_syn: segment.is_opening(),
-            reply: false,
-            icmp_request: false,
-            fragment: false,
-            jailed: false,
-        };
-        self.admit(view, peer, &inbound)?;
         if !segment.is_opening() {
             return self.refuse(now, peer, &key, segment, packet);
         }
@@ -302,33 +294,15 @@ impl Inbox {
     }
 
     /// A datagram goes to the socket that is bound where it is sent to.
-    fn udp(&self, view: &View, peer: &Arc<Peer>, header: &Header, packet: &[u8]) -> Result<(), DropReason> {
+    fn udp(&self, header: &Header, packet: &[u8]) -> Result<(), DropReason> {
         let datagram = udp::parse(header, packet).ok_or(DropReason::Malformed)?;
-        let inbound = Inbound {
-            src: datagram.from,
-            dst: datagram.to,
-            proto: header.proto,
-            tcp_syn: false,
-            reply: self.shared.packets.is_answer(&datagram),
-            icmp_request: false,
-            fragment: false,
-            jailed: false,
-        };
-        self.admit(view, peer, &inbound)?;
         self.shared.packets.deliver(datagram)
     }
 
     /// Something that is answered without a flow: echo requests and TSMP pings.
-    fn question(
-        &self,
-        view: &View,
-        peer: &Arc<Peer>,
-        header: &Header,
-        packet: &[u8],
-    ) -> Result<(), DropReason> {
+    fn question(&self, peer: &Arc<Peer>, header: &Header, packet: &[u8]) -> Result<(), DropReason> {
         let peer_api = self.shared.local.borrow().peer_api;
         let reply = match header.proto {
-            // Always let in (Go: `wgengine/filter`).
             packet::TSMP => {
                 if let Some((token, port)) = echo::tsmp_pong(header, packet) {
                     self.shared.pings.answered(&peer.key, &token, Path::None, port);
@@ -342,17 +316,6 @@ impl Inbox {
                 echo::tsmp_reply(header, packet, port.unwrap_or(0))
             }
             packet::ICMP | packet::ICMPV6 => {
-                let inbound = Inbound {
-                    src: (header.src, 0).into(),
-                    dst: (header.dst, 0).into(),
-                    proto: header.proto,
-                    tcp_syn: false,
-                    reply: false,
-                    icmp_request: echo::is_request(header, packet),
-                    fragment: false,
-                    jailed: false,
-                };
-                self.admit(view, peer, &inbound)?;
                 if let Some(token) = echo::answered(header, packet) {
                     self.shared.pings.answered(&peer.key, &token, Path::None, 0);
                     return Ok(());

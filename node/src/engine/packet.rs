@@ -11,7 +11,10 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 
 use super::{DropReason, EPHEMERAL_PORTS, listener::closed, shared::Shared, view::View};
-use crate::netstack::udp::{self, Datagram};
+use crate::{
+    filter::Inbound,
+    netstack::udp::{self, Datagram},
+};
 
 /// Datagrams that wait to be read; further ones are dropped and counted.
 const RECEIVE_QUEUE: usize = 256;
@@ -189,8 +192,8 @@ impl Packets {
     }
 
     /// We talked to its sender first: the packet filter lets the answer in.
-    pub(super) fn is_answer(&self, datagram: &Datagram) -> bool {
-        self.started.lock().contains_key(&(datagram.to, datagram.from))
+    pub(super) fn is_answer(&self, datagram: &Inbound) -> bool {
+        self.started.lock().contains_key(&(datagram.dst, datagram.src))
     }
 
     /// To the socket on its very address, else to the one on all of the family.

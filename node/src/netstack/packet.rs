@@ -16,6 +16,8 @@ pub(crate) const ICMP: u8 = 1;
 pub(crate) const ICMPV6: u8 = 58;
 /// Tailscale's own control messages inside the tunnel.
 pub(crate) const TSMP: u8 = 99;
+/// IPv6's header of fragments.
+const FRAGMENT: u8 = 44;
 
 /// An IP header.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,9 +25,7 @@ pub(crate) struct Header {
     pub(crate) src: IpAddr,
     pub(crate) dst: IpAddr,
     pub(crate) proto: u8,
-    /// A later fragment: its payload doesn't start with the protocol's header.
-    pub(crate) fragment: bool,
-    /// A part of a fragmented packet (the first one too).
+    /// A part of a fragmented packet.
     pub(crate) fragmented: bool,
     /// Where the payload is, without WireGuard's padding.
     pub(crate) payload: Range<usize>,
@@ -65,19 +65,16 @@ impl Header {
             return None;
         }
         let fragmentation = u16::from_be_bytes([fixed[6], fixed[7]]);
-        let more = fragmentation & 0x2000 != 0;
-        let fragment = fragmentation & 0x1fff != 0;
         Some(Self {
             src: Ipv4Addr::from_octets(*fixed[12..].first_chunk()?).into(),
             dst: Ipv4Addr::from_octets(*fixed[16..].first_chunk()?).into(),
             proto: fixed[9],
-            fragment,
-            fragmented: more || fragment,
+            fragmented: fragmentation & 0x3fff != 0, // more follow, or some came before
             payload: start..end,
         })
     }
 
-    /// Extension headers are not walked: as in Go, their numbers count as the protocol.
+    /// Extension headers are not walked: their numbers count as the protocol, as in Go.
     fn parse_v6(packet: &[u8]) -> Option<Self> {
         let fixed = packet.first_chunk::<40>()?;
         let end = 40 + usize::from(u16::from_be_bytes([fixed[4], fixed[5]]));
@@ -88,8 +85,7 @@ impl Header {
             src: Ipv6Addr::from_octets(*fixed[8..].first_chunk()?).into(),
             dst: Ipv6Addr::from_octets(*fixed[24..].first_chunk()?).into(),
             proto: fixed[6],
-            fragment: false,
-            fragmented: false,
+            fragmented: fixed[6] == FRAGMENT,
             payload: 40..end,
         })
     }
@@ -151,10 +147,7 @@ mod tests {
     fn a_syn_is_read_and_padding_is_not() {
         let header = Header::parse(&V4_SYN).unwrap();
         assert_eq!(header.payload, 20..40);
-        assert_eq!(
-            (header.proto, header.fragment, header.fragmented),
-            (TCP, false, false)
-        );
+        assert_eq!((header.proto, header.fragmented), (TCP, false));
         let segment = Segment::parse(&V4_SYN[header.payload.clone()]).unwrap();
         assert!(segment.is_opening() && !segment.is_reset());
         assert_eq!(segment.seq, 7);
@@ -166,12 +159,13 @@ mod tests {
     #[test]
     fn fragments_are_told_apart() {
         let mut packet = V4_SYN;
-        packet[6] = 0x20;
-        let first = Header::parse(&packet).unwrap();
-        assert!(first.fragmented && !first.fragment);
-        packet[7] = 1;
-        let later = Header::parse(&packet).unwrap();
-        assert!(later.fragmented && later.fragment);
+        for (more, offset) in [(0x20, 0), (0x20, 1), (0, 1)] {
+            packet[6..8].copy_from_slice(&[more, offset]);
+            assert!(Header::parse(&packet).unwrap().fragmented);
+        }
+        let mut v6 = [0; 48];
+        (v6[0], v6[5], v6[6]) = (0x60, 8, FRAGMENT);
+        assert!(Header::parse(&v6).unwrap().fragmented);
     }
 
     #[test]

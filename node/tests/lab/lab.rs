@@ -99,7 +99,7 @@ fn programs() -> &'static Path {
                 "-o",
             ])
             .arg(&dir)
-            .args(["./labcontrol", "./peer"])
+            .args(["./filterdiff", "./labcontrol", "./peer"])
             .output()
             .expect("Go 1.26 or newer is installed");
         assert!(
@@ -109,6 +109,20 @@ fn programs() -> &'static Path {
         );
         dir
     })
+}
+
+/// What one of the Go programs says until it ends by itself.
+pub fn said_by(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(programs().join(program))
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
 }
 
 impl Lab {

@@ -8,6 +8,7 @@
 
 mod deltas;
 mod examples;
+mod filter;
 mod funnel;
 mod joining;
 mod keys;

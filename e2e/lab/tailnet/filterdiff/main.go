@@ -36,12 +36,13 @@ type Case struct {
 	Caps    []*Caps
 }
 
-// Packet is an inbound packet. Kind: "syn", "ack", "reply" (UDP/SCTP: to a flow of ours), "request", "response", "fragment" or "".
+// Packet is an inbound packet.
 type Packet struct {
-	Src, Dst netip.AddrPort
-	Proto    uint8
-	Kind     string
-	Accept   bool
+	Bytes []byte
+	Reply bool `json:",omitempty"` // we have sent to its sender: UDP and SCTP
+	// Strict: a fragment, or lengths that contradict each other. Nobody has to let in what Go lets in.
+	Strict  bool   `json:",omitempty"`
+	Verdict string // "drop", or why Go lets it in: "always", by a "rule", or only by a "cap" of its sender
 }
 
 // Caps is the question which capabilities Src has towards Dst.
@@ -89,64 +90,30 @@ func (c *Case) ask() {
 	}
 	hasCap := func(ip netip.Addr, cap tailcfg.NodeCapability) bool { return slices.Contains(c.Holders[ip], cap) }
 	for _, p := range c.Packets {
-		f := filter.New(matches, hasCap, set, set, nil, logger.Discard) // a new one: no state from the packet before
-		if p.Kind == "reply" {
-			var sent packet.Parsed
-			sent.Decode((&Packet{Src: p.Dst, Dst: p.Src, Proto: p.Proto}).bytes())
-			f.RunOut(&sent, 0)
+		accepts := func(matches []filter.Match, hasCap filter.CapTestFunc) bool {
+			f := filter.New(matches, hasCap, set, set, nil, logger.Discard) // a new one: no state from the packet before
+			var q packet.Parsed
+			q.Decode(p.Bytes)
+			if p.Reply {
+				f.UpdateOutboundFlowState(&packet.Parsed{IPProto: q.IPProto, Src: q.Dst, Dst: q.Src})
+			}
+			return f.RunIn(&q, 0) == filter.Accept
 		}
-		var q packet.Parsed
-		q.Decode(p.bytes())
-		p.Accept = f.RunIn(&q, 0) == filter.Accept
+		switch {
+		case !accepts(matches, hasCap):
+			p.Verdict = "drop"
+		case accepts(nil, nil):
+			p.Verdict = "always"
+		case accepts(matches, nil):
+			p.Verdict = "rule"
+		default:
+			p.Verdict = "cap"
+		}
 	}
 	f := filter.New(matches, hasCap, set, set, nil, logger.Discard)
 	for _, q := range c.Caps {
 		q.Caps = f.CapsWithValues(q.Src, q.Dst)
 	}
-}
-
-// bytes is the packet on the wire, as far as the filter reads it.
-func (p *Packet) bytes() []byte {
-	body := make([]byte, 40)
-	binary.BigEndian.PutUint16(body[0:], p.Src.Port())
-	binary.BigEndian.PutUint16(body[2:], p.Dst.Port())
-	v4 := p.Src.Addr().Is4()
-	switch proto := ipproto.Proto(p.Proto); {
-	case proto == ipproto.TCP:
-		body[12] = 5 << 4
-		body[13] = map[string]byte{"syn": 0x02, "ack": 0x12}[p.Kind]
-	case proto == ipproto.ICMPv4 && v4:
-		clear(body)
-		body[0] = map[string]byte{"request": 8, "response": 0}[p.Kind]
-	case proto == ipproto.ICMPv6 && !v4:
-		clear(body)
-		body[0] = map[string]byte{"request": 128, "response": 129}[p.Kind]
-	}
-	src, dst := p.Src.Addr().AsSlice(), p.Dst.Addr().AsSlice()
-	if v4 {
-		head := make([]byte, 20)
-		head[0] = 0x45
-		binary.BigEndian.PutUint16(head[2:], uint16(20+len(body)))
-		if p.Kind == "fragment" {
-			binary.BigEndian.PutUint16(head[6:], 100)
-		}
-		head[9] = p.Proto
-		copy(head[12:], src)
-		copy(head[16:], dst)
-		return append(head, body...)
-	}
-	next := p.Proto
-	if p.Kind == "fragment" {
-		body = append([]byte{p.Proto, 0, 100 >> 5, (100 << 3) & 0xff, 0, 0, 0, 1}, body...)
-		next = 44
-	}
-	head := make([]byte, 40)
-	head[0] = 0x60
-	binary.BigEndian.PutUint16(head[4:], uint16(len(body)))
-	head[6] = next
-	copy(head[8:], src)
-	copy(head[24:], dst)
-	return append(head, body...)
 }
 
 // A few addresses, so that rules and packets meet.
@@ -158,11 +125,11 @@ var (
 		"fd7a:115c:a1e0:ab::7/128", "fe80::/10"}
 	sets = []string{"*", "100.64.0.0/10", "100.64.0.2", "100.64.0.2-100.64.0.3", "100.64.0.3/32", "10.0.0.0/8", "10.0.0.1-10.1.2.2", "0.0.0.0/0", "::/0",
 		"fd7a:115c:a1e0::/48", "fd7a:115c:a1e0::2", "fd7a:115c:a1e0::1-fd7a:115c:a1e0::2", "2001:db8::/32"}
-	broken  = []string{"100.64.0.9/24", "100.64.0.3-100.64.0.2", "100.64.0.1-::1", "example", "", "1.2.3", "10.0.0.0/33", "1.2.3.4-5-6"}
+	broken  = []string{"100.64.0.9/24", "100.64.0.3-100.64.0.2", "100.64.0.1-::1", "example", "", "1.2.3", "10.0.0.0/33", "1.2.3.4-5-6", "cap:"}
 	dstSets = []string{"*", "100.64.0.1", "100.64.0.1/32", "100.100.0.0/16", "192.168.5.1-192.168.5.9", "fd7a:115c:a1e0::1", "fd7a:115c:a1e0::/48", "169.254.0.0/16", "224.0.0.0/4", "100.64.0.1/8", "cap:a"}
 	grants  = []string{"0.0.0.0/0", "::/0", "100.64.0.1/32", "100.100.0.7/32", "fd7a:115c:a1e0::1/128", "fd7a:115c:a1e0:ab::7/128"}
 	caps    = []string{"a", "example.com/cap/b", "https://tailscale.com/cap/ingress"}
-	protos  = []int{1, 6, 17, 47, 58, 99, 116, 132, 300, -1, 0}
+	protos  = []int{1, 2, 6, 6, 6, 17, 17, 17, 44, 47, 58, 58, 116, 132, 132, 132, 99, 300, -1, 0, 255}
 	ports   = []uint16{0, 22, 80, 443, 8080, 65535}
 )
 
@@ -183,13 +150,15 @@ func (g generator) newCase() *Case {
 			c.Local = append(c.Local, netip.MustParsePrefix(p))
 		}
 	}
-	g.some(3, func() {
+	g.some(12, func() {
 		ip := netip.MustParseAddr(pick(g, sources))
 		c.Holders[ip] = append(c.Holders[ip], tailcfg.NodeCapability(pick(g, caps)))
 	})
-	g.some(8, func() { c.Rules = append(c.Rules, g.rule()) })
-	for range 12 {
-		c.Packets = append(c.Packets, g.packet())
+	for range 1 + g.IntN(10) {
+		c.Rules = append(c.Rules, g.rule())
+	}
+	for range 16 {
+		c.Packets = append(c.Packets, g.packet(c))
 	}
 	for range 3 {
 		c.Caps = append(c.Caps, &Caps{Src: netip.MustParseAddr(pick(g, sources)), Dst: netip.MustParseAddr(pick(g, dests))})
@@ -198,21 +167,27 @@ func (g generator) newCase() *Case {
 }
 
 func (g generator) rule() (r tailcfg.FilterRule) {
-	g.some(4, func() { r.SrcIPs = append(r.SrcIPs, pick(g, sets)) })
+	onlyCaps := g.IntN(3) == 0
+	if !onlyCaps {
+		g.some(4, func() { r.SrcIPs = append(r.SrcIPs, pick(g, sets)) })
+	}
 	if g.IntN(4) == 0 {
 		r.SrcIPs = append(r.SrcIPs, pick(g, broken))
 	}
-	if g.IntN(4) == 0 {
+	if onlyCaps || g.IntN(4) == 0 {
 		r.SrcIPs = append(r.SrcIPs, "cap:"+pick(g, caps))
 	}
-	if g.IntN(3) == 0 {
-		g.some(2, func() { r.IPProto = append(r.IPProto, pick(g, protos)) })
+	if g.IntN(2) == 0 {
+		g.some(4, func() { r.IPProto = append(r.IPProto, pick(g, protos)) })
 	}
-	if g.IntN(3) > 0 {
-		g.some(3, func() {
+	if g.IntN(4) > 0 {
+		g.some(4, func() {
 			first, last := pick(g, ports), pick(g, ports)
-			if g.IntN(3) == 0 {
+			switch g.IntN(3) {
+			case 0:
 				first, last = 0, 65535
+			case 1:
+				first, last = min(first, last), max(first, last)
 			}
 			r.DstPorts = append(r.DstPorts, tailcfg.NetPortRange{IP: pick(g, dstSets), Ports: tailcfg.PortRange{First: first, Last: last}})
 		})
@@ -235,21 +210,160 @@ func (g generator) rule() (r tailcfg.FilterRule) {
 	return r
 }
 
-func (g generator) packet() *Packet {
-	src, dst := netip.MustParseAddr(pick(g, sources)), netip.MustParseAddr(pick(g, dests))
-	for src.Is4() != dst.Is4() {
-		dst = netip.MustParseAddr(pick(g, dests))
+// flow is what rules are about.
+type flow struct {
+	src, dst netip.Addr
+	proto    uint8
+	port     uint16
+}
+
+// packet is mostly one that a rule of the case lets in, or that differs from such a one in a single thing.
+func (g generator) packet(c *Case) *Packet {
+	f, ok := g.allowed(c)
+	other := g.anything()
+	switch change := g.IntN(16); {
+	case !ok:
+		f = other
+	case change == 0:
+		f.src = other.src
+	case change == 1:
+		f.dst = other.dst
+	case change == 2:
+		f.proto = other.proto
+	case change == 3:
+		f.port = other.port
 	}
-	p := &Packet{Proto: pick(g, []uint8{1, 6, 6, 6, 17, 17, 47, 58, 99, 116, 132, 0, 255})}
-	var sport, dport uint16
-	switch p.Proto {
-	case 6:
-		p.Kind, sport, dport = pick(g, []string{"syn", "syn", "syn", "ack", "fragment"}), 999, pick(g, ports)
-	case 17, 132:
-		p.Kind, sport, dport = pick(g, []string{"", "", "reply", "fragment"}), 999, pick(g, ports)
-	case 1, 58:
-		p.Kind = pick(g, []string{"request", "request", "response"})
+	if f.src.Is4() != f.dst.Is4() {
+		f = other
 	}
-	p.Src, p.Dst = netip.AddrPortFrom(src, sport), netip.AddrPortFrom(dst, dport)
+	return g.wire(f)
+}
+
+// allowed looks for a flow that one of the rules lets in.
+func (g generator) allowed(c *Case) (flow, bool) {
+	if len(c.Rules) == 0 {
+		return flow{}, false
+	}
+	for range 300 {
+		matches, _ := filter.MatchesFromFilterRules([]tailcfg.FilterRule{pick(g, c.Rules)})
+		m := matches[0]
+		f := g.anything()
+		if len(m.Dsts) == 0 || m.IPProto.Len() == 0 || f.src.Is4() != f.dst.Is4() {
+			continue
+		}
+		holds := func(cap tailcfg.NodeCapability) bool { return slices.Contains(c.Holders[f.src], cap) }
+		local := func(p netip.Prefix) bool { return p.Contains(f.dst) }
+		to := pick(g, m.Dsts)
+		if !to.Net.Contains(f.dst) || to.Ports.First > to.Ports.Last || !slices.ContainsFunc(c.Local, local) {
+			continue
+		}
+		if !m.SrcsContains(f.src) && !slices.ContainsFunc(m.SrcCaps, holds) {
+			continue
+		}
+		f.proto = uint8(m.IPProto.At(g.IntN(m.IPProto.Len())))
+		f.port = to.Ports.First + uint16(g.IntN(int(to.Ports.Last-to.Ports.First)+1))
+		return f, true
+	}
+	return flow{}, false
+}
+
+func (g generator) anything() flow {
+	return flow{
+		src:   netip.MustParseAddr(pick(g, sources)),
+		dst:   netip.MustParseAddr(pick(g, dests)),
+		proto: pick(g, []uint8{1, 2, 6, 6, 6, 17, 17, 44, 47, 58, 99, 116, 132, 0, 255}),
+		port:  pick(g, ports),
+	}
+}
+
+// wire is mostly a whole packet that starts the flow.
+func (g generator) wire(f flow) *Packet {
+	p := &Packet{Strict: f.proto == 44 && f.src.Is6()} // a fragment of anything
+	body := make([]byte, 40)
+	for i := range body {
+		body[i] = byte(g.Uint32())
+	}
+	switch proto := ipproto.Proto(f.proto); proto {
+	case ipproto.TCP, ipproto.UDP, ipproto.SCTP:
+		binary.BigEndian.PutUint16(body[0:], 999)
+		binary.BigEndian.PutUint16(body[2:], f.port)
+		if proto != ipproto.TCP {
+			p.Reply = g.IntN(12) == 0
+			binary.BigEndian.PutUint16(body[4:], uint16(len(body))) // UDP
+			break
+		}
+		body[12] = 5 << 4
+		body[13] = pick(g, []byte{0x02, 0x02, 0x02, 0x02, 0x42, 0xc2, 0x03, 0x12, 0x10, 0x04, 0x00})
+	case ipproto.ICMPv4:
+		body[0], body[1] = pick(g, []byte{8, 8, 8, 8, 0, 3, 5, 9, 11, 12, 13, 17, 18, 255}), pick(g, []byte{0, 0, 1})
+	case ipproto.ICMPv6:
+		body[0], body[1] = pick(g, []byte{128, 128, 128, 128, 0, 1, 2, 3, 4, 5, 129, 130, 135, 137}), pick(g, []byte{0, 0, 1})
+	}
+	switch g.IntN(16) {
+	case 0: // a header that ends too early, or just not
+		body = body[:g.IntN(24)]
+		p.Strict = p.Strict || f.proto == 17 // its length is wrong now
+	case 1, 2:
+		p.Strict = true
+		offset := pick(g, []uint16{0, 0, 1, 9, 10, 100})
+		more := g.IntN(2) == 0
+		p.Bytes = ip(f, body, &offset, more)
+		return p
+	}
+	p.Bytes = ip(f, body, nil, false)
+	switch g.IntN(24) {
+	case 0: // WireGuard's padding, which isn't part of the packet
+		p.Strict = true // Go may take it for the packet's
+		p.Bytes = append(p.Bytes, make([]byte, 16)...)
+	case 1:
+		p.Bytes = p.Bytes[:g.IntN(len(p.Bytes))+1]
+	case 2:
+		p.Strict = true
+		if f.src.Is4() {
+			p.Bytes[0] = 0x40 | byte(g.IntN(16))
+		} else {
+			binary.BigEndian.PutUint16(p.Bytes[4:], uint16(g.IntN(64)))
+		}
+	case 3:
+		p.Bytes[0] = byte(g.IntN(16))<<4 | p.Bytes[0]&15
+		p.Strict = true
+	}
 	return p
+}
+
+// ip puts a header before the body; with an offset, in blocks of 8 bytes, that of a fragment.
+func ip(f flow, body []byte, offset *uint16, more bool) []byte {
+	src, dst := f.src.AsSlice(), f.dst.AsSlice()
+	if f.src.Is4() {
+		head := make([]byte, 20)
+		head[0] = 0x45
+		binary.BigEndian.PutUint16(head[2:], uint16(20+len(body)))
+		if offset != nil {
+			binary.BigEndian.PutUint16(head[6:], *offset)
+			if more {
+				head[6] |= 0x20
+			}
+		}
+		head[9] = f.proto
+		copy(head[12:], src)
+		copy(head[16:], dst)
+		return append(head, body...)
+	}
+	next := f.proto
+	if offset != nil {
+		fragment := []byte{f.proto, 0, 0, 0, 0, 0, 0, 1}
+		binary.BigEndian.PutUint16(fragment[2:], *offset<<3)
+		if more {
+			fragment[3] |= 1
+		}
+		body = append(fragment, body...)
+		next = 44
+	}
+	head := make([]byte, 40)
+	head[0] = 0x60
+	binary.BigEndian.PutUint16(head[4:], uint16(len(body)))
+	head[6] = next
+	copy(head[8:], src)
+	copy(head[24:], dst)
+	return append(head, body...)
 }

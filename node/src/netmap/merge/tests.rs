@@ -296,7 +296,6 @@ fn the_filter_follows_peers_and_our_addresses() {
             tcp_syn: true,
             reply: false,
             icmp_request: false,
-            fragment: false,
             jailed: false,
         };
         netmap.filter.check(&packet)
