@@ -63,7 +63,7 @@ impl PeerApi {
         };
         self.announce(port);
         let mut calls = JoinSet::new();
-        let mut callers = AHashMap::<NodePublic, usize>::new();
+        let mut callers = Callers::default();
         let mut following = true;
         loop {
             tokio::select! {
@@ -72,35 +72,21 @@ impl PeerApi {
                     following = changed.is_ok();
                     self.announce(port);
                 }
-                Some(ended) = calls.join_next() => {
-                    if let Ok(peer) = ended
-                        && let Some(count) = callers.get_mut(&peer)
-                    {
-                        *count -= 1;
-                        if *count == 0 {
-                            callers.remove(&peer);
-                        }
-                    }
-                }
+                Some(_) = calls.join_next() => {}
                 stream = listener.accept() => {
                     let Some(stream) = stream else { return };
                     let peer = stream.peer_key();
-                    let count = callers.entry(peer).or_default();
-                    if calls.len() >= MAX_CALLS || *count >= MAX_CALLS_PER_PEER {
+                    let Some(count) = callers.count(peer).filter(|_| calls.len() < MAX_CALLS) else {
                         tracing::debug!(%peer, "Too many calls of the PeerAPI; one is reset");
-                        if *count == 0 {
-                            callers.remove(&peer);
-                        }
                         continue;
-                    }
-                    *count += 1;
+                    };
                     let netmap = self.netmap.borrow().clone();
                     let funnels = self.funnels.clone();
                     calls.spawn(async move {
                         if let Some(netmap) = netmap {
                             let _late = timeout(CALL_TIMEOUT, call(stream, &netmap, &funnels)).await;
                         }
-                        peer
+                        drop(count);
                     });
                 }
             }
@@ -134,6 +120,19 @@ impl PeerApi {
             local.peer_api = peer_api;
             changed
         });
+    }
+}
+
+/// How many calls each peer has under way: each holds a reference, however it ends.
+#[derive(Default)]
+struct Callers(AHashMap<NodePublic, Arc<()>>);
+
+impl Callers {
+    /// Counts a call for as long as the answer is held; `None` when the peer has enough of them.
+    fn count(&mut self, peer: NodePublic) -> Option<Arc<()>> {
+        self.0.retain(|_, calls| Arc::strong_count(calls) > 1);
+        let calls = self.0.entry(peer).or_default();
+        (Arc::strong_count(calls) <= MAX_CALLS_PER_PEER).then(|| calls.clone())
     }
 }
 
@@ -216,4 +215,30 @@ async fn admit(
         place.send(FunnelStream::from_internet(stream, early, ingress));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_of_a_peer_are_bounded_and_count_no_longer_when_they_end_or_panic() {
+        let [peer, other] = [1, 2].map(|number| NodePublic::from_bytes([number; 32]));
+        let mut callers = Callers::default();
+        let mut counts: Vec<_> = (0..MAX_CALLS_PER_PEER)
+            .map(|_| callers.count(peer).unwrap())
+            .collect();
+        assert!(callers.count(peer).is_none() && callers.count(other).is_some());
+        let count = counts.pop();
+        let call = tokio::spawn(async move {
+            let _count = count;
+            panic!("a call that panics");
+        });
+        assert!(call.await.unwrap_err().is_panic());
+        counts.push(callers.count(peer).unwrap());
+        assert!(callers.count(peer).is_none());
+        drop(counts);
+        assert!(callers.count(other).is_some());
+        assert_eq!(callers.0.len(), 1, "nobody is remembered");
+    }
 }
