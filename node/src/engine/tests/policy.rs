@@ -171,18 +171,42 @@ async fn a_peer_that_forgot_a_connection_may_use_its_port_again() {
         &b,
         forge(dialled.local_addr(), b.addr(PORT), TcpControl::Syn, isn),
     );
+    old.write_all(b"x").await.unwrap();
     // Another one is a new beginning.
-    a.inject(
-        &b,
-        forge(
-            dialled.local_addr(),
-            b.addr(PORT),
-            TcpControl::Syn,
-            isn.wrapping_add(77_000),
-        ),
-    );
+    a.engine.shared.kill_flows(|_| true);
+    let mut dialled = dial_from(&a, dialled.local_addr(), &b).await;
     let error = old.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    let mut accepted = listener.accept().await.unwrap();
+    assert_eq!(accepted.peer_addr(), dialled.local_addr());
+    dialled.write_all(b"question").await.unwrap();
+    let mut heard = [0; 8];
+    accepted.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"question");
+    accepted.write_all(b"answers!").await.unwrap();
+    dialled.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"answers!");
+}
+
+/// Opens a connection from a port that is named.
+async fn dial_from(a: &Side, local: SocketAddr, b: &Side) -> TcpStream {
+    let shared = &a.engine.shared;
+    let view = shared.view.load_full().unwrap();
+    let peer = shared.peers.peer(&view.peer(&b.key.public()).unwrap());
+    let key = FlowKey {
+        local,
+        remote: b.addr(PORT),
+    };
+    let share = Share::new(peer.memory.clone(), shared.memory.clone());
+    let tcp = Tcp::connecting(&key, share, shared.now(), 7).unwrap();
+    let open = shared.count_flow(&peer).unwrap();
+    let conn = Conn::new(tcp, Stage::Dialling, open, shared.now());
+    let flow = Flow::new(key, peer, None, false, conn);
+    shared.flows.lock().insert(key, flow.clone());
+    shared.mark_dirty(&flow);
+    let stream = TcpStream::new(shared.clone(), flow);
+    opened(&stream).await.unwrap();
+    stream
 }
 
 #[tokio::test]
