@@ -231,10 +231,10 @@ impl Engine {
     /// A UDP socket that talks to this tailnet address alone.
     ///
     /// # Errors
-    /// `HostUnreachable` when no peer has the address.
+    /// `HostUnreachable` when nobody has the address.
     pub fn connect_udp(&self, to: SocketAddr) -> io::Result<UdpSocket> {
         let view = self.shared.view.load_full();
-        let from = view.filter(|view| view.peer_for(to.ip()).is_some());
+        let from = view.filter(|view| view.is_ours(to.ip()) || view.peer_for(to.ip()).is_some());
         let from = from.and_then(|view| view.source_for(to.ip()));
         let from = from.ok_or(io::ErrorKind::HostUnreachable)?;
         UdpSocket::bind(&self.shared, (from, 0).into(), Some(to))
@@ -347,7 +347,7 @@ impl Engine {
         }
         let unreachable = || io::Error::from(io::ErrorKind::HostUnreachable);
         let view = self.shared.view.load_full().ok_or_else(unreachable)?;
-        let peer = if view.is_own(to.ip()) || view.service(to.ip()).is_some() {
+        let peer = if view.is_ours(to.ip()) {
             self.shared.peers.ourselves(&view.netmap.self_node)
         } else {
             let node = view.peer_for(to.ip()).ok_or_else(unreachable)?;

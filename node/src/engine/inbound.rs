@@ -216,8 +216,7 @@ impl Inbox {
         if !peer.is_self() && !peer.may_send_from(header.src) {
             return Err(DropReason::SourceNotAllowed);
         }
-        let ours = view.is_own(header.dst) || view.service(header.dst).is_some();
-        if !ours && !self.shared.listeners.has_address(header.dst) {
+        if !view.is_ours(header.dst) && !self.shared.listeners.has_address(header.dst) {
             return Err(DropReason::NotForUs);
         }
         if header.fragmented {

@@ -7,10 +7,11 @@ use std::{
 };
 
 use ahash::AHashMap;
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 
-use super::{DropReason, EPHEMERAL_PORTS, listener::closed, shared::Shared, view::View};
+use super::{DropReason, EPHEMERAL_PORTS, listener::closed, shared::Shared};
 use crate::{
     filter::Inbound,
     netstack::udp::{self, Datagram},
@@ -42,7 +43,7 @@ impl UdpSocket {
         remote: Option<SocketAddr>,
     ) -> io::Result<Self> {
         let view = shared.view.load_full();
-        if !local.ip().is_unspecified() && !view.is_some_and(|view| is_ours(&view, local.ip())) {
+        if !local.ip().is_unspecified() && !view.is_some_and(|view| view.is_ours(local.ip())) {
             return Err(io::ErrorKind::AddrNotAvailable.into());
         }
         let (local, queue) = shared.packets.bind(local)?;
@@ -93,7 +94,7 @@ impl UdpSocket {
     /// Sends a datagram. It is queued at once; whether it arrives nobody knows.
     ///
     /// # Errors
-    /// `InvalidInput` when it is too large or of another family, `HostUnreachable` when no peer has the address,
+    /// `InvalidInput` when it is too large or of another family, `HostUnreachable` when nobody has the address,
     /// `AddrNotAvailable` when our address is no longer ours, `NotConnected` once the node is closed.
     pub fn send_to(&self, payload: &[u8], to: SocketAddr) -> io::Result<usize> {
         let shared = &self.shared;
@@ -104,7 +105,7 @@ impl UdpSocket {
         let view = shared.view.load_full().ok_or_else(unreachable)?;
         let from = match self.local.ip() {
             ip if ip.is_unspecified() => view.source_for(to.ip()),
-            ip => Some(ip).filter(|ip| is_ours(&view, *ip)),
+            ip => Some(ip).filter(|ip| view.is_ours(*ip)),
         };
         let from = SocketAddr::new(from.ok_or(io::ErrorKind::AddrNotAvailable)?, self.local.port());
         let packet = udp::packet(from, to, payload).ok_or_else(|| {
@@ -115,6 +116,15 @@ impl UdpSocket {
             );
             io::Error::new(io::ErrorKind::InvalidInput, why)
         })?;
+        if view.is_ours(to.ip()) {
+            // Straight into the socket's queue, which bounds what waits.
+            let payload = Bytes::copy_from_slice(payload);
+            let len = payload.len();
+            if let Err(reason) = shared.packets.deliver(Datagram { from, to, payload }) {
+                shared.stats.count_drop(reason);
+            }
+            return Ok(len);
+        }
         let node = view.peer_for(to.ip()).ok_or_else(unreachable)?;
         let node = view.peer(&node.key).ok_or_else(unreachable)?;
         shared.packets.note_started(from, to, shared.now().total_millis());
@@ -145,10 +155,6 @@ impl fmt::Debug for UdpSocket {
             .field("remote", &self.remote)
             .finish_non_exhaustive()
     }
-}
-
-fn is_ours(view: &View, ip: IpAddr) -> bool {
-    view.is_own(ip) || view.service(ip).is_some()
 }
 
 /// All UDP sockets of a node.

@@ -40,6 +40,11 @@ impl View {
         self.own.contains(&ip)
     }
 
+    /// `ip` is one of the node's own addresses, or of a Tailscale Service that we may host.
+    pub(super) fn is_ours(&self, ip: IpAddr) -> bool {
+        self.is_own(ip) || self.service(ip).is_some()
+    }
+
     /// The Tailscale Service that we may host and that has this address.
     pub(super) fn service(&self, ip: IpAddr) -> Option<&Arc<str>> {
         self.services.get(&ip)

@@ -137,6 +137,31 @@ async fn datagrams_go_both_ways_and_only_where_they_may() {
 }
 
 #[tokio::test]
+async fn datagrams_reach_ourselves_at_our_addresses_and_our_services() {
+    let (_a, b) = pair().await;
+    b.may_host(true).await;
+    b.hear(json!({"PacketFilter": []})).await; // which is about others
+    let mut buf = [0; 100];
+    for to in [b.addr(53), b.addr_v6(53), vip(53)] {
+        let server = b.engine.bind_udp(to).unwrap();
+        let client = b.engine.connect_udp(to).unwrap();
+        client.send(b"question").unwrap();
+        let (len, from) = server.recv_from(&mut buf).await.unwrap();
+        assert_eq!((&buf[..len], from), (&b"question"[..], client.local_addr()));
+        server.send_to(b"answer", from).unwrap();
+        let len = client.recv(&mut buf).await.unwrap();
+        assert_eq!(&buf[..len], b"answer");
+        for _ in 0..300 {
+            client.send(b"flood").unwrap();
+        }
+        drop(server);
+        client.send(b"to nobody").unwrap();
+    }
+    assert!(b.dropped(DropReason::PacketQueueFull) > 0);
+    assert_eq!(b.dropped(DropReason::NoSocket), 3);
+}
+
+#[tokio::test]
 async fn a_flood_of_datagrams_is_counted_and_bounded() {
     let (a, b) = pair().await;
     let server = b.engine.bind_udp(b.addr(53)).unwrap();
