@@ -6,6 +6,7 @@ use std::{
     time,
 };
 
+use ahash::AHashMap;
 use bytes::Bytes;
 use jiff::Timestamp;
 use smoltcp::time::Instant;
@@ -34,8 +35,9 @@ use crate::{
 /// Connections that are being opened, of all peers and of one.
 const MAX_HALF_OPEN: usize = 1024;
 const MAX_HALF_OPEN_PER_PEER: usize = 128;
-/// Segments of no connection that are answered with a RST, per second.
-const MAX_REFUSALS: u32 = 200;
+/// Segments of no connection that are answered with a RST, per second: to all peers and to one.
+const MAX_REFUSALS: u32 = 1000;
+const MAX_REFUSALS_PER_PEER: u32 = 200;
 
 /// Where a datagram came from.
 #[derive(Debug, Clone, Copy)]
@@ -360,7 +362,7 @@ impl Inbox {
         if segment.is_reset() {
             return Ok(());
         }
-        if !self.refusals.allow(now) {
+        if !self.refusals.allow(now, peer.key) {
             return Err(DropReason::StrayUnanswered);
         }
         self.shared.send(peer, refusal(key, packet).into_iter().collect());
@@ -368,21 +370,31 @@ impl Inbox {
     }
 }
 
-/// Bounds how many strays are answered in each second.
+/// Bounds how many strays are answered in each second, so that no peer takes the answers of the others.
 #[derive(Debug, Default)]
 struct Refusals {
     second: i64,
     count: u32,
+    by_peer: AHashMap<NodePublic, u32>,
 }
 
 impl Refusals {
-    fn allow(&mut self, now: Instant) -> bool {
+    fn allow(&mut self, now: Instant, peer: NodePublic) -> bool {
         let second = now.secs();
         if second != self.second {
-            *self = Self { second, count: 0 };
+            (self.second, self.count) = (second, 0);
+            self.by_peer.clear();
         }
-        self.count += 1;
-        self.count <= MAX_REFUSALS
+        if self.count == MAX_REFUSALS {
+            return false;
+        }
+        let of_peer = self.by_peer.entry(peer).or_default();
+        let allowed = *of_peer < MAX_REFUSALS_PER_PEER;
+        if allowed {
+            *of_peer += 1;
+            self.count += 1;
+        }
+        allowed
     }
 }
 
@@ -393,5 +405,24 @@ impl From<Rejected> for DropReason {
             Rejected::Replayed => Self::Replayed,
             Rejected::Unknown => Self::UnknownPeer,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_peer_takes_the_refusals_of_the_others_and_all_are_bounded() {
+        let peer = |number| NodePublic::from_bytes([number; 32]);
+        let mut refusals = Refusals::default();
+        let now = Instant::from_millis(7_900);
+        let mut allowed = |now, number| (0..500).filter(|_| refusals.allow(now, peer(number))).count();
+        assert_eq!([1, 2, 1].map(|number| allowed(now, number)), [200, 200, 0]);
+        assert_eq!(
+            [3, 4, 5, 6].map(|number| allowed(now, number)),
+            [200, 200, 200, 0]
+        );
+        assert_eq!(allowed(Instant::from_millis(8_000), 6), 200);
     }
 }
