@@ -207,6 +207,13 @@ impl Lab {
         pid
     }
 
+    /// A Go node of this name in some mode of the peer program.
+    pub fn start_peer(&mut self, mode: &str, hostname: &str, arguments: &[&str]) -> u32 {
+        let dir = self.path(hostname);
+        let common = [mode, "-hostname", hostname, "-dir", dir.to_str().unwrap()];
+        self.start(&programs().join("peer"), &[&common, arguments].concat(), &[])
+    }
+
     /// A Go node that sends a datagram until it comes back.
     pub fn start_udp_client(&mut self, to: &str) -> u32 {
         let dir = self.path("udp-client");

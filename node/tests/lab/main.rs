@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "all of this is tests")]
 
 mod deltas;
+mod dialling;
 mod examples;
 mod filter;
 mod funnel;

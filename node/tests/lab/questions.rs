@@ -47,12 +47,14 @@ fn pings_that_control_asks_for_are_answered_as_go_answers_them() {
             lab.device("pinger").await["online"] == true && lab.device("alice-laptop").await["online"] == true
         })
         .await;
-        for kind in ["disco", "TSMP", "ICMP", "peerapi"] {
-            let ours = ping(lab, "pinger", "alice-laptop", kind).await;
+        let kinds = ["disco", "TSMP", "ICMP", "peerapi"];
+        for (kind, family) in kinds.iter().flat_map(|kind| [(*kind, 0), (*kind, 1)]) {
+            let ours = ping(lab, "pinger", "alice-laptop", kind, family).await;
             if kind != "peerapi" {
                 // The other way round Go asks and we answer: what control hears has the same form.
-                let theirs = ping(lab, "alice-laptop", "pinger", kind).await;
+                let theirs = ping(lab, "alice-laptop", "pinger", kind, family).await;
                 assert_eq!(theirs["NodeName"], "pinger", "{theirs}");
+                assert!(theirs["Err"].is_null(), "{theirs}");
             }
             assert_eq!(ours["Type"], kind);
             assert_eq!(ours["NodeName"], "alice-laptop", "{ours}");
@@ -65,15 +67,18 @@ fn pings_that_control_asks_for_are_answered_as_go_answers_them() {
             assert_eq!(way, kind == "disco", "{ours}");
             assert_eq!(ours["PeerAPIPort"].is_u64(), kind == "TSMP", "{ours}");
         }
-        let own = ping(lab, "pinger", "pinger", "disco").await;
+        let own = ping(lab, "pinger", "pinger", "disco", 0).await;
         assert_eq!(own["IsLocalIP"], true, "{own}");
         node.close().await;
     });
 }
 
-/// What `from` tells control about its ping of `to`.
-async fn ping(lab: &Lab, from: &str, to: &str, kind: &str) -> Value {
-    let address = lab.device(to).await["addresses"][0].as_str().unwrap().to_owned();
+/// What `from` tells control about its ping of `to`, at its first or second address: IPv4 or IPv6.
+async fn ping(lab: &Lab, from: &str, to: &str, kind: &str, family: usize) -> Value {
+    let address = lab.device(to).await["addresses"][family]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let ip = address.split('/').next().unwrap();
     let asked = json!({"Types": kind, "IP": ip});
     let (status, body) = lab
