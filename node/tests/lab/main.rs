@@ -11,6 +11,7 @@ mod dialling;
 mod examples;
 mod filter;
 mod funnel;
+mod ingress;
 mod joining;
 mod keys;
 mod lab;
