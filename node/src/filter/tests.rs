@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::{key::NodePublic, netmap::PeerApi, tailcfg};
 
-/// `e2e/lab/tailnet/filterdiff -generate 60 -seed 3`. The lab's tests ask Go itself, about other cases each time.
+/// `e2e/lab/tailnet/filterdiff -generate 100 -seed 32`. The lab's tests ask Go itself, about other cases each time.
 #[test]
 fn verdicts_and_capabilities_are_those_of_go() {
     go::compare(include_str!("testdata/go.jsonl"));

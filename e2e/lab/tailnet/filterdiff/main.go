@@ -271,7 +271,7 @@ func (g generator) anything() flow {
 	return flow{
 		src:   netip.MustParseAddr(pick(g, sources)),
 		dst:   netip.MustParseAddr(pick(g, dests)),
-		proto: pick(g, []uint8{1, 2, 6, 6, 6, 17, 17, 44, 47, 58, 99, 116, 132, 0, 255}),
+		proto: pick(g, []uint8{1, 1, 1, 2, 6, 6, 6, 17, 17, 44, 47, 58, 58, 58, 99, 116, 132, 0, 255}),
 		port:  pick(g, ports),
 	}
 }
@@ -279,7 +279,7 @@ func (g generator) anything() flow {
 // wire is mostly a whole packet that starts the flow.
 func (g generator) wire(f flow) *Packet {
 	p := &Packet{Strict: f.proto == 44 && f.src.Is6()} // a fragment of anything
-	body := make([]byte, 40)
+	body := make([]byte, 24)
 	for i := range body {
 		body[i] = byte(g.Uint32())
 	}
@@ -295,9 +295,9 @@ func (g generator) wire(f flow) *Packet {
 		body[12] = 5 << 4
 		body[13] = pick(g, []byte{0x02, 0x02, 0x02, 0x02, 0x42, 0xc2, 0x03, 0x12, 0x10, 0x04, 0x00})
 	case ipproto.ICMPv4:
-		body[0], body[1] = pick(g, []byte{8, 8, 8, 8, 0, 3, 5, 9, 11, 12, 13, 17, 18, 255}), pick(g, []byte{0, 0, 1})
+		body[0], body[1] = pick(g, []byte{8, 8, 8, 0, 3, 5, 11, 12, 13, 18}), pick(g, []byte{0, 0, 1})
 	case ipproto.ICMPv6:
-		body[0], body[1] = pick(g, []byte{128, 128, 128, 128, 0, 1, 2, 3, 4, 5, 129, 130, 135, 137}), pick(g, []byte{0, 0, 1})
+		body[0], body[1] = pick(g, []byte{128, 128, 128, 0, 1, 2, 3, 4, 5, 129, 135}), pick(g, []byte{0, 0, 1})
 	}
 	switch g.IntN(16) {
 	case 0: // a header that ends too early, or just not
