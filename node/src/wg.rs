@@ -3,14 +3,17 @@
 //! Peers are made lazily, by an inbound handshake or by outbound traffic, and forgotten when their
 //! session has ended: a node with thousands of peers in its netmap pays only for those that talk.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use ahash::AHashMap;
 use bytes::{Bytes, BytesMut};
 use gotatun::{
     noise::{
         Tunn, TunnResult, errors::WireGuardError, handshake::parse_handshake_anon, index_table::IndexTable,
-        rate_limiter::RateLimiter,
     },
     packet::{Packet, WgKind},
     tun::MtuWatcher,
@@ -19,18 +22,20 @@ use gotatun::{
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use self::peer::Peer;
-use self::peer::Session;
+use self::{
+    limiter::{Limiter, Verified},
+    peer::Session,
+};
 use crate::{
     key::{NodePrivate, NodePublic},
     netmap::Node,
 };
 
+mod limiter;
 mod peer;
 
 /// The largest packet inside the tunnel (Go: `tstun.DefaultTUNMTU`).
 pub(crate) const MTU: usize = 1280;
-/// Handshakes per second and source address that are answered without asking for a cookie.
-const HANDSHAKE_LIMIT: u64 = 100;
 
 /// All WireGuard peers that have, or had lately, a session with us.
 pub(crate) struct Peers {
@@ -48,7 +53,7 @@ pub(crate) struct Peers {
 struct Identity {
     secret: StaticSecret,
     public: PublicKey,
-    limiter: Arc<RateLimiter>,
+    limiter: Limiter,
 }
 
 impl Identity {
@@ -57,7 +62,7 @@ impl Identity {
         let public = PublicKey::from(&secret);
         Self {
             secret,
-            limiter: Arc::new(RateLimiter::new(&public, HANDSHAKE_LIMIT)),
+            limiter: Limiter::new(&public),
             public,
         }
     }
@@ -69,7 +74,7 @@ pub(crate) enum Incoming {
     Data(Arc<Peer>, Packet),
     /// A handshake message; answers are among the replies.
     Handshake(Arc<Peer>),
-    /// Too many handshakes from this source: it must first return this cookie.
+    /// There are too many handshakes: the source must first return this cookie.
     Cookie(Bytes),
     /// A cookie for our own next handshake.
     Done,
@@ -84,6 +89,8 @@ pub(crate) enum Rejected {
     Replayed,
     /// Nobody who may talk to us, or a session that is gone.
     Unknown,
+    /// A handshake, while there are too many.
+    TooMany,
 }
 
 impl Peers {
@@ -102,6 +109,7 @@ impl Peers {
     /// to us. What has to be sent to the peer for it is appended to `replies`.
     pub(crate) fn receive(
         &self,
+        now: Instant,
         source: SocketAddr,
         received: &[u8],
         admit: impl FnOnce(&NodePublic) -> Option<Arc<Node>>,
@@ -110,10 +118,9 @@ impl Peers {
         // One copy into a packet of its own: gotatun decrypts in place but wants a BytesMut.
         let packet = Packet::from_bytes(BytesMut::from(received));
         let identity = self.identity.read();
-        let message = match identity.limiter.verify_packet(source, packet) {
-            Ok(message) => message,
-            Err(TunnResult::WriteToNetwork(cookie)) => return Ok(Incoming::Cookie(datagram(cookie.into()))),
-            Err(_) => return Err(Rejected::Invalid),
+        let message = match identity.limiter.verify(now, source, packet)? {
+            Verified::Message(message) => message,
+            Verified::Cookie(cookie) => return Ok(Incoming::Cookie(datagram(cookie))),
         };
         let peer = match &message {
             WgKind::Data(m) => self.by_index(m.header.receiver_idx.get()),
@@ -230,7 +237,7 @@ impl Peers {
             None,
             None,
             self.table.clone(),
-            identity.limiter.clone(),
+            identity.limiter.of_tunnels(),
         )
     }
 
@@ -278,7 +285,6 @@ impl Peers {
     /// To be called 4 times a second while somebody is live: gotatun measures time only here. Hands over what
     /// has to be sent, and forgets peers whose session has ended and that nobody else holds.
     pub(crate) fn tick(&self, mut send: impl FnMut(&Arc<Peer>, Bytes)) {
-        self.identity.read().limiter.try_reset_count();
         for peer in self.live() {
             if !peer.is_active() {
                 continue;

@@ -111,7 +111,7 @@ impl Inbox {
             Origin::Udp(from) => self.shared.paths.lock().on_udp(clock, from, datagram),
             Origin::Derp(region, from) => self.shared.paths.lock().on_derp(clock, region, from, datagram),
         };
-        if !done && let Err(reason) = self.wireguard(now, origin, datagram) {
+        if !done && let Err(reason) = self.wireguard(now, clock, origin, datagram) {
             self.shared.stats.count_drop(reason);
         }
     }
@@ -126,12 +126,19 @@ impl Inbox {
         }
     }
 
-    fn wireguard(&mut self, now: Instant, origin: Origin, datagram: &[u8]) -> Result<(), DropReason> {
+    fn wireguard(
+        &mut self,
+        now: Instant,
+        time: time::Instant,
+        origin: Origin,
+        datagram: &[u8],
+    ) -> Result<(), DropReason> {
         // Until the first netmap nobody is known.
         let view = self.shared.view.load_full().ok_or(DropReason::UnknownPeer)?;
         let clock = Timestamp::now();
         let mut replies = Vec::new();
         let incoming = self.shared.peers.receive(
+            time,
             origin.rate_limit_key(),
             datagram,
             |key| view.peer(key),
@@ -404,6 +411,7 @@ impl From<Rejected> for DropReason {
             Rejected::Invalid => Self::NotAuthentic,
             Rejected::Replayed => Self::Replayed,
             Rejected::Unknown => Self::UnknownPeer,
+            Rejected::TooMany => Self::TooManyHandshakes,
         }
     }
 }

@@ -40,6 +40,8 @@ pub enum DropReason {
     Replayed,
     /// From nobody in the netmap, or of a session that has ended.
     UnknownPeer,
+    /// A handshake, while there are too many.
+    TooManyHandshakes,
     /// What came out of the tunnel is no packet.
     Malformed,
     /// The inner source is not an address of this peer.
@@ -64,10 +66,11 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of [`Stats::drops`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NotAuthentic,
         Self::Replayed,
         Self::UnknownPeer,
+        Self::TooManyHandshakes,
         Self::Malformed,
         Self::SourceNotAllowed,
         Self::NotForUs,
