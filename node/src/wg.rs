@@ -12,9 +12,7 @@ use std::{
 use ahash::AHashMap;
 use bytes::{Bytes, BytesMut};
 use gotatun::{
-    noise::{
-        Tunn, TunnResult, errors::WireGuardError, handshake::parse_handshake_anon, index_table::IndexTable,
-    },
+    noise::{Tunn, TunnResult, errors::WireGuardError, index_table::IndexTable},
     packet::{Packet, WgKind},
     tun::MtuWatcher,
     x25519::{PublicKey, StaticSecret},
@@ -23,6 +21,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub(crate) use self::peer::Peer;
 use self::{
+    initiation::Tai64n,
     limiter::{Limiter, Verified},
     peer::Session,
 };
@@ -31,6 +30,7 @@ use crate::{
     netmap::Node,
 };
 
+mod initiation;
 mod limiter;
 mod peer;
 
@@ -47,23 +47,21 @@ pub(crate) struct Peers {
     /// This node, while it talks to itself.
     ourselves: Mutex<Option<Arc<Peer>>>,
     table: IndexTable,
+    /// The newest handshake initiation of each peer, also of those that were forgotten.
+    initiations: Mutex<AHashMap<NodePublic, Tai64n>>,
     newest_initiation: Mutex<Option<SystemTime>>,
 }
 
 struct Identity {
-    secret: StaticSecret,
-    public: PublicKey,
+    key: NodePrivate,
     limiter: Limiter,
 }
 
 impl Identity {
     fn new(key: &NodePrivate) -> Self {
-        let secret = StaticSecret::from(*key.expose_bytes());
-        let public = PublicKey::from(&secret);
         Self {
-            secret,
-            limiter: Limiter::new(&public),
-            public,
+            key: key.clone(),
+            limiter: Limiter::new(&PublicKey::from(&StaticSecret::from(*key.expose_bytes()))),
         }
     }
 }
@@ -72,8 +70,10 @@ impl Identity {
 pub(crate) enum Incoming {
     /// A packet from inside the tunnel; empty for a keepalive.
     Data(Arc<Peer>, Packet),
-    /// A handshake message; answers are among the replies.
-    Handshake(Arc<Peer>),
+    /// A new handshake, whose answer is among the replies. Whoever sent it may have it from somebody else.
+    Initiation(Arc<Peer>),
+    /// The answer to our own handshake; the first packet of the session is among the replies.
+    Established(Arc<Peer>),
     /// There are too many handshakes: the source must first return this cookie.
     Cookie(Bytes),
     /// A cookie for our own next handshake.
@@ -101,6 +101,7 @@ impl Peers {
             by_index: RwLock::default(),
             ourselves: Mutex::default(),
             table: IndexTable::from_os_rng(),
+            initiations: Mutex::default(),
             newest_initiation: Mutex::default(),
         }
     }
@@ -126,16 +127,18 @@ impl Peers {
             WgKind::Data(m) => self.by_index(m.header.receiver_idx.get()),
             WgKind::HandshakeResp(m) => self.by_index(m.receiver_idx.get()),
             WgKind::CookieReply(m) => self.by_index(m.receiver_idx.get()),
-            WgKind::HandshakeInit(m) => {
-                let sender = parse_handshake_anon(&identity.secret, &identity.public, m)
-                    .map_err(|_| Rejected::Invalid)?;
-                let key = NodePublic::from_bytes(sender.peer_static_public);
-                admit(&key).map(|node| self.peer_with(&identity, &node))
+            WgKind::HandshakeInit(_) => {
+                let (key, stamp) =
+                    initiation::open(&identity.key, received).map_err(|_| Rejected::Invalid)?;
+                let node = admit(&key).ok_or(Rejected::Unknown)?;
+                self.note_initiation(key, stamp)?;
+                Some(self.peer_with(&identity, &node))
             }
         };
         drop(identity);
         let peer = peer.ok_or(Rejected::Unknown)?;
         let mut session = peer.session.lock();
+        let begun = matches!(message, WgKind::HandshakeInit(_));
         let established = matches!(message, WgKind::HandshakeResp(_));
         let incoming = match session.tunn.handle_incoming_packet(message) {
             TunnResult::WriteToTunnel(packet) => {
@@ -145,7 +148,10 @@ impl Peers {
             TunnResult::WriteToNetwork(answer) => {
                 peer.set_active();
                 replies.push(self.note(&peer, &mut session, answer));
-                Incoming::Handshake(peer.clone())
+                match begun {
+                    true => Incoming::Initiation(peer.clone()),
+                    false => Incoming::Established(peer.clone()),
+                }
             }
             TunnResult::Done => Incoming::Done,
             TunnResult::Err(e) => return Err(Rejected::from(e)),
@@ -163,6 +169,17 @@ impl Peers {
         }
         drop(session);
         Ok(incoming)
+    }
+
+    /// Takes note of an authentic initiation, unless it is a copy or has been overtaken.
+    fn note_initiation(&self, key: NodePublic, stamp: Tai64n) -> Result<(), Rejected> {
+        let mut initiations = self.initiations.lock();
+        let newest = initiations.entry(key).or_default();
+        if stamp <= *newest {
+            return Err(Rejected::Replayed);
+        }
+        *newest = stamp;
+        Ok(())
     }
 
     /// Seals `packets` for `peer` and appends the datagrams to `out`. Without a session they wait inside (a
@@ -232,7 +249,7 @@ impl Peers {
 
     fn tunnel(&self, identity: &Identity, peer: &NodePublic) -> Tunn {
         Tunn::new(
-            identity.secret.clone(),
+            StaticSecret::from(*identity.key.expose_bytes()),
             PublicKey::from(*peer.as_bytes()),
             None,
             None,
@@ -251,6 +268,7 @@ impl Peers {
 
     /// Keeps only peers that `node` still knows, with what it knows of them now. Returns those that went.
     pub(crate) fn retain(&self, node: impl Fn(&NodePublic) -> Option<Arc<Node>>) -> Vec<Arc<Peer>> {
+        self.initiations.lock().retain(|key, _| node(key).is_some());
         let mut gone = Vec::new();
         self.live.write().retain(|key, peer| match node(key) {
             Some(node) => {
@@ -274,6 +292,7 @@ impl Peers {
     pub(crate) fn set_key(&self, key: &NodePrivate) {
         let mut identity = self.identity.write();
         *identity = Identity::new(key);
+        self.initiations.lock().clear();
         for peer in self.live() {
             let mut session = peer.session.lock();
             session.tunn = self.tunnel(&identity, &peer.key);

@@ -151,7 +151,13 @@ impl Inbox {
                 self.return_cookie(origin, cookie);
                 Ok(())
             }
-            Ok(Incoming::Handshake(peer)) => {
+            Ok(Incoming::Initiation(peer)) => {
+                // It moves no path: its data will, if it is where it says (Go: `lazyEndpoint.FromPeer`).
+                peer.note_seen(clock, None);
+                self.answer(&peer, origin, replies);
+                Ok(())
+            }
+            Ok(Incoming::Established(peer)) => {
                 self.heard(&peer, origin, clock);
                 self.answer(&peer, origin, replies);
                 Ok(())

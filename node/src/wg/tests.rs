@@ -295,6 +295,32 @@ fn new_keys_under_load_lose_nothing() {
 }
 
 #[test]
+fn an_initiation_stays_old_when_its_peer_is_forgotten() {
+    let (a, b) = (Side::new(1), Side::new(2));
+    let old = a.initiate(&b).unwrap();
+    settle(&a, &b, vec![old.clone()]);
+    // As if the session were long over.
+    let forgotten = b.of(&a);
+    b.peers
+        .forget_indices(&forgotten, &mut forgotten.session.lock(), |_| false);
+    forgotten.set_idle();
+    drop(forgotten);
+    b.peers.tick(|_, _| {});
+    assert!(b.peers.is_idle());
+    b.rejects(&a, &old, Rejected::Replayed);
+    assert!(b.peers.is_idle(), "a copy brings nobody back");
+    settle(
+        &a,
+        &b,
+        vec![a.peers.initiate_again(&a.of(&b)).as_ref().map(bytes).unwrap()],
+    );
+    assert_both_ways(&a, &b);
+    // It is remembered for nodes of the netmap only.
+    b.peers.retain(|_| None);
+    assert!(b.peers.initiations.lock().is_empty());
+}
+
+#[test]
 fn a_peer_that_restarts_is_heard_at_once() {
     let (mut a, b) = (Side::new(1), Side::new(2));
     settle(&a, &b, a.seal(&b, &[&text("before")]));
