@@ -24,6 +24,8 @@ use crate::{
     engine::{TcpListener, TcpStream},
     netmap::Netmap,
     peerapi::request::Ingress,
+    tls_listener::Sender,
+    wg::network,
 };
 
 mod access;
@@ -225,6 +227,14 @@ impl FunnelStream {
         match &self.ingress {
             Some(ingress) => ingress.client,
             None => self.stream.peer_addr(),
+        }
+    }
+
+    /// Whom a client's connections count for.
+    pub(crate) fn sender(&self) -> Sender {
+        match &self.ingress {
+            Some(ingress) => Sender::Internet(network(ingress.client.ip())),
+            None => Sender::Peer(self.stream.peer_key()),
         }
     }
 

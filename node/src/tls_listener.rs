@@ -1,21 +1,24 @@
 //! TLS ended at a listener, with the certificates of the node's names (Go: `tsnet.Server.ListenTLS`).
 
 use std::{
+    collections::VecDeque,
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     io::{self, IoSlice},
-    pin::Pin,
+    net::IpAddr,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use ahash::AHashMap;
 use parking_lot::Mutex;
 use rustls::{ServerConfig, server::Acceptor};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::mpsc,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::timeout,
 };
 use tokio_rustls::LazyConfigAcceptor;
@@ -26,47 +29,62 @@ use crate::{
     cert::CertStore,
     engine::{TcpListener, TcpStream},
     funnel::{FunnelListener, FunnelStream},
+    key::NodePublic,
     node::Certificate,
     tls,
 };
 
 /// From the connection to the client's first message, and for the rest of the handshake.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes at a time; further connections wait in the listener's queue.
+/// Handshakes at a time. For one more, the oldest of whoever has the most of them ends: nobody keeps others out by
+/// connections on which nothing is said.
 const MAX_HANDSHAKES: usize = 256;
 /// Connections that wait to be accepted.
 const ACCEPT_QUEUE: usize = 64;
 
 /// Accepts connections and ends TLS, whose bytes are then read and written in the clear.
 ///
-/// A handshake for a name whose certificate isn't there yet waits until it is issued, up to a minute.
+/// A handshake for a name whose certificate isn't there yet waits until it is issued, up to a minute. Dropping it frees
+/// the port at once.
 pub struct TlsListener<S> {
     streams: mpsc::Receiver<TlsStream<S>>,
-    _task: AbortOnDropHandle<Option<()>>,
+    port: Arc<dyn Close>,
+    _task: AbortOnDropHandle<()>,
 }
 
 /// Which names a listener ends TLS for.
 pub(crate) type Names = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
+/// Who opens connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Sender {
+    /// A node of the tailnet.
+    Peer(NodePublic),
+    /// Somebody on the internet.
+    Internet(IpAddr),
+}
+
 /// Where connections come from.
 pub(crate) trait Source: Send + 'static {
     /// What it accepts.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-    /// The next one; `None` at the end.
-    fn next(&mut self) -> impl Future<Output = Option<Self::Stream>> + Send;
+    /// The next one; `None` at the end. Cancel safe.
+    fn next(&mut self) -> impl Future<Output = Option<(Sender, Self::Stream)>> + Send;
 }
 
 impl Source for TcpListener {
     type Stream = TcpStream;
-    fn next(&mut self) -> impl Future<Output = Option<TcpStream>> + Send {
-        self.accept()
+    async fn next(&mut self) -> Option<(Sender, TcpStream)> {
+        let stream = self.accept().await?;
+        Some((Sender::Peer(stream.peer_key()), stream))
     }
 }
 
 impl Source for FunnelListener {
     type Stream = FunnelStream;
-    fn next(&mut self) -> impl Future<Output = Option<FunnelStream>> + Send {
-        self.accept()
+    async fn next(&mut self) -> Option<(Sender, FunnelStream)> {
+        let stream = self.accept().await?;
+        Some((stream.sender(), stream))
     }
 }
 
@@ -84,10 +102,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsListener<S> {
             certs,
             config: Mutex::default(),
         });
+        let port = Arc::new(Port(Mutex::new(Some(source))));
+        let run = run(port.clone(), handshakes, sender);
+        let source = port.clone();
         // Nobody may be there to take the streams: the node's end doesn't wait for that.
-        let task = async move { closed.run_until_cancelled(run(source, handshakes, sender)).await };
+        let task = async move {
+            closed.run_until_cancelled(run).await;
+            source.close();
+        };
         Self {
             streams,
+            port,
             _task: AbortOnDropHandle::new(tasks.spawn(task)),
         }
     }
@@ -99,34 +124,102 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsListener<S> {
     }
 }
 
+impl<S> Drop for TlsListener<S> {
+    fn drop(&mut self) {
+        self.port.close();
+    }
+}
+
 impl<S> fmt::Debug for TlsListener<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsListener").finish_non_exhaustive()
     }
 }
 
+/// A source until it is closed: a task that is aborted may hold its own for some time yet.
+struct Port<T>(Mutex<Option<T>>);
+
+impl<T: Source> Port<T> {
+    async fn next(&self) -> Option<(Sender, T::Stream)> {
+        poll_fn(|cx| match &mut *self.0.lock() {
+            Some(source) => pin!(source.next()).poll(cx),
+            None => Poll::Ready(None),
+        })
+        .await
+    }
+}
+
+trait Close: Send + Sync {
+    fn close(&self);
+}
+
+impl<T: Send> Close for Port<T> {
+    fn close(&self) {
+        let source = self.0.lock().take();
+        drop(source);
+    }
+}
+
 async fn run<T: Source>(
-    mut source: T,
+    port: Arc<Port<T>>,
     handshakes: Arc<Handshakes>,
-    sender: mpsc::Sender<TlsStream<T::Stream>>,
+    streams: mpsc::Sender<TlsStream<T::Stream>>,
 ) {
     let mut running = JoinSet::new();
+    // Oldest first.
+    let mut senders: VecDeque<(Sender, AbortHandle)> = VecDeque::new();
+    let mut finished: Option<TlsStream<T::Stream>> = None;
     loop {
+        // A connection whose handshake is done is never given up for another: while it waits, none is begun.
         tokio::select! {
-            stream = source.next(), if running.len() < MAX_HANDSHAKES => {
-                let Some(stream) = stream else { break };
-                let (handshakes, sender) = (handshakes.clone(), sender.clone());
-                running.spawn(async move {
-                    match handshakes.finish(stream).await {
-                        Ok(stream) => drop(sender.send(stream).await),
-                        Err(error) => tracing::debug!(%error, "TLS handshake failed"),
-                    }
-                });
+            biased;
+            room = streams.reserve(), if finished.is_some() => match (room, finished.take()) {
+                (Ok(room), Some(stream)) => room.send(stream),
+                _ => return,
+            },
+            Some(ended) = running.join_next_with_id(), if finished.is_none() => {
+                let (id, stream) = match ended {
+                    Ok((id, stream)) => (id, stream),
+                    Err(error) => (error.id(), None),
+                };
+                senders.retain(|(_, task)| task.id() != id);
+                finished = stream;
             }
-            Some(_) = running.join_next() => {}
+            next = port.next(), if finished.is_none() => {
+                let Some((sender, stream)) = next else { break };
+                if senders.len() == MAX_HANDSHAKES {
+                    end_one(&mut senders);
+                }
+                let handshakes = handshakes.clone();
+                let task = running.spawn(async move {
+                    let done = handshakes.finish(stream).await;
+                    done.inspect_err(|error| tracing::debug!(%error, "TLS handshake failed")).ok()
+                });
+                senders.push_back((sender, task));
+            }
         }
     }
-    while running.join_next().await.is_some() {}
+    while let Some(ended) = running.join_next().await {
+        if let Ok(Some(stream)) = ended
+            && streams.send(stream).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Ends the oldest handshake of whoever has the most.
+fn end_one(senders: &mut VecDeque<(Sender, AbortHandle)>) {
+    let mut counts: AHashMap<Sender, usize> = AHashMap::new();
+    for (sender, _) in &*senders {
+        *counts.entry(*sender).or_default() += 1;
+    }
+    let most = counts.values().max();
+    let oldest = senders.iter().position(|(sender, _)| counts.get(sender) == most);
+    if let Some((sender, task)) = oldest.and_then(|at| senders.remove(at)) {
+        tracing::debug!(?sender, "Too many TLS handshakes; the oldest is ended");
+        task.abort();
+    }
 }
 
 struct Handshakes {
@@ -237,9 +330,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MaybeTls<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use rustls::RootCertStore;
     use rustls_pki_types::ServerName;
-    use tokio::io::DuplexStream;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -252,9 +347,15 @@ mod tests {
 
     const NAME: &str = "web.example.ts.net";
 
-    impl Source for mpsc::Receiver<DuplexStream> {
+    const GREEDY: Sender = Sender::Internet(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    const HONEST: Sender = Sender::Internet(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)));
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    type Connection = (Sender, DuplexStream);
+
+    impl Source for mpsc::Receiver<Connection> {
         type Stream = DuplexStream;
-        fn next(&mut self) -> impl Future<Output = Option<DuplexStream>> + Send {
+        fn next(&mut self) -> impl Future<Output = Option<Connection>> + Send {
             self.recv()
         }
     }
@@ -271,57 +372,110 @@ mod tests {
         }
     }
 
+    /// A listener with what is around it.
+    struct World {
+        listener: TlsListener<DuplexStream>,
+        connections: mpsc::Sender<Connection>,
+        connector: tokio_rustls::TlsConnector,
+        tasks: TaskTracker,
+        cancel: CancellationToken,
+    }
+
+    impl World {
+        async fn start() -> Self {
+            let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
+            let key = made.signing_key.serialize_pem().into_bytes();
+            let pair = [
+                (format!("{NAME}.crt"), made.cert.pem().into_bytes()),
+                (format!("{NAME}.key"), key),
+            ];
+            let store = Arc::new(MemoryStore::default());
+            store.write(pair.into()).await.unwrap();
+            let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+            let certs = CertStore::new(
+                store,
+                Arc::new(NoDns),
+                "https://127.0.0.1:1/dir".to_owned(),
+                Outbound::default(),
+                &tasks,
+                cancel.clone(),
+            );
+            let (connections, source) = mpsc::channel(1);
+            let names: Names = Arc::new(|name: &str| name == NAME);
+            let mut roots = RootCertStore::empty();
+            roots.add(made.cert.der().clone()).unwrap();
+            Self {
+                listener: TlsListener::new(source, names, certs, &tasks),
+                connections,
+                connector: tls::client_config(roots).into(),
+                tasks,
+                cancel,
+            }
+        }
+
+        /// Opens a connection, on which nothing is said yet.
+        async fn open(&self, sender: Sender) -> DuplexStream {
+            let (near, far) = tokio::io::duplex(1 << 14);
+            let taken = timeout(PATIENCE, self.connections.send((sender, far)));
+            taken.await.expect("it is taken").unwrap();
+            near
+        }
+
+        async fn shake_hands(&self, near: DuplexStream) -> tokio_rustls::client::TlsStream<DuplexStream> {
+            let name = ServerName::try_from(NAME).unwrap();
+            let done = timeout(PATIENCE, self.connector.connect(name, near));
+            done.await.expect("there is an answer").unwrap()
+        }
+    }
+
     #[tokio::test]
     async fn connections_that_nobody_accepts_do_not_hold_up_the_end() {
-        let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
-        let store = Arc::new(MemoryStore::default());
-        let pair = [
-            (format!("{NAME}.crt"), made.cert.pem().into_bytes()),
-            (
-                format!("{NAME}.key"),
-                made.signing_key.serialize_pem().into_bytes(),
-            ),
-        ];
-        store.write(pair.into()).await.unwrap();
-        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let directory = "https://127.0.0.1:1/dir".to_owned();
-        let outbound = Outbound::default();
-        let certs = CertStore::new(
-            store,
-            Arc::new(NoDns),
-            directory,
-            outbound,
-            &tasks,
-            cancel.clone(),
-        );
-        let (connections, source) = mpsc::channel(1);
-        let mut listener = TlsListener::new(source, Arc::new(|name: &str| name == NAME), certs, &tasks);
-
-        let mut roots = RootCertStore::empty();
-        roots.add(made.cert.der().clone()).unwrap();
-        let connector = tokio_rustls::TlsConnector::from(tls::client_config(roots));
+        let mut world = World::start().await;
         let mut clients = Vec::new();
-        for _ in 0..ACCEPT_QUEUE + 3 {
-            let (near, far) = tokio::io::duplex(1 << 14);
-            connections.send(far).await.unwrap();
-            let name = ServerName::try_from(NAME).unwrap();
-            clients.push(connector.connect(name, near).await.unwrap());
+        for _ in 0..ACCEPT_QUEUE + 1 {
+            let near = world.open(HONEST).await;
+            clients.push(world.shake_hands(near).await);
         }
         let full = async {
-            while listener.streams.len() < ACCEPT_QUEUE {
+            while world.listener.streams.len() < ACCEPT_QUEUE {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(Duration::from_secs(20), full)
-            .await
-            .expect("the queue is full");
+        timeout(PATIENCE, full).await.expect("the queue is full");
 
-        drop(connections);
-        cancel.cancel();
-        tasks.close();
-        timeout(Duration::from_secs(20), tasks.wait())
+        world.cancel.cancel();
+        world.tasks.close();
+        timeout(PATIENCE, world.tasks.wait())
             .await
             .expect("no task is left");
-        while listener.accept().await.is_some() {}
+        while world.listener.accept().await.is_some() {}
+    }
+
+    #[tokio::test]
+    async fn silent_connections_keep_nobody_else_out() {
+        let mut world = World::start().await;
+        let mut silent = Vec::new();
+        for _ in 0..MAX_HANDSHAKES {
+            silent.push(world.open(GREEDY).await);
+        }
+        // Its own first connection has to go, the honest one's has not, however many more there are.
+        let honest = world.open(HONEST).await;
+        let ended = timeout(HELLO_TIMEOUT / 2, silent[0].read_u8()).await;
+        assert!(ended.expect("the oldest is ended at once").is_err());
+        for _ in 0..MAX_HANDSHAKES + 10 {
+            silent.push(world.open(GREEDY).await);
+        }
+        let mut honest = world.shake_hands(honest).await;
+        let mut accepted = timeout(PATIENCE, world.listener.accept()).await.unwrap().unwrap();
+        accepted.write_all(b"x").await.unwrap();
+        assert_eq!(honest.read_u8().await.unwrap(), b'x');
+    }
+
+    #[tokio::test]
+    async fn a_port_is_free_as_soon_as_its_listener_is_dropped() {
+        let world = World::start().await;
+        let _silent = world.open(HONEST).await;
+        drop(world.listener);
+        assert!(world.connections.is_closed());
     }
 }

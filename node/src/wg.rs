@@ -19,12 +19,12 @@ use gotatun::{
 };
 use parking_lot::{Mutex, RwLock};
 
-pub(crate) use self::peer::Peer;
 use self::{
     initiation::Tai64n,
     limiter::{Limiter, Verified},
     peer::Session,
 };
+pub(crate) use self::{limiter::network, peer::Peer};
 use crate::{
     key::{NodePrivate, NodePublic},
     netmap::Node,

@@ -121,8 +121,8 @@ impl Limiter {
     }
 }
 
-/// What one sender can have to itself.
-fn network(ip: IpAddr) -> IpAddr {
+/// All that one sender on the internet may have to itself.
+pub(crate) fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
         v4 => v4,
