@@ -73,9 +73,10 @@ impl ServiceMode {
 /// connections that are open go on, new ones find another host.
 #[derive(Debug)]
 pub struct ServiceListener {
+    /// Goes before the listener: whoever listens on the port next would be withdrawn with us.
+    hosting: Hosting,
     listener: Listener,
     fqdn: String,
-    hosting: Hosting,
 }
 
 #[derive(Debug)]

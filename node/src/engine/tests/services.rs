@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::service::{Listener, ServiceListener, ServiceName, Services};
 
 const VIP: &str = "100.127.0.1";
 
@@ -175,4 +176,32 @@ async fn a_flood_of_datagrams_is_counted_and_bounded() {
     })
     .await;
     assert_eq!(server.recv_from(&mut buf).await.unwrap().0, 5);
+}
+
+#[tokio::test]
+async fn whoever_takes_over_a_port_at_once_is_advertised() {
+    let side = Side::start(1, Vec::new());
+    let services = Services::new(side.local.clone());
+    let name: ServiceName = "svc:x".parse().unwrap();
+    let host = || {
+        let listener = side.engine.listen_service(name.as_str(), PORT)?;
+        let hosting = services.host(name.clone(), PORT);
+        Ok::<_, io::Error>(ServiceListener::new(
+            Listener::Tcp(listener),
+            String::new(),
+            hosting,
+        ))
+    };
+    let mut listener = host().unwrap();
+    for _ in 0..1_000 {
+        listener = std::thread::scope(|scope| {
+            scope.spawn(|| drop(listener));
+            loop {
+                if let Ok(next) = host() {
+                    break next;
+                }
+            }
+        });
+        assert!(services.c2n().contains("svc:x"));
+    }
 }
