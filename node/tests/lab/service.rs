@@ -1,10 +1,12 @@
 //! A Tailscale Service, reached by Go clients.
 
+use postern_node::service::{ServiceListener, ServiceMode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     examples::example,
-    lab::{Lab, eventually, with_lab},
+    lab::{Lab, eventually, up, with_lab},
 };
 
 const SERVICE: &str = "svc:clock";
@@ -58,9 +60,95 @@ fn a_service_is_reached_on_another_host_when_one_ends() {
         lab.kill(one);
         reaches(lab, plain, "clock-host-1").await;
         reaches(lab, secure, "clock-host-1").await;
+    });
+}
 
-        // Users' nodes host nothing, and hear why.
-        let untagged = lab.start_example(&example("service"), "tskey-auth-alice", &[]);
-        lab.says(untagged, "Untagged").await;
+/// Answers each connection with the host's name, as [`reaches`] wants it.
+async fn serve(mut listener: ServiceListener) {
+    while let Some(mut stream) = listener.accept().await {
+        let _request = stream.read(&mut [0; 4096]).await;
+        let body = "bob@example.com reached it on host.lab-tailnet.ts.net\n";
+        let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{body}");
+        let _gone = stream.write_all(answer.as_bytes()).await;
+        let _gone = stream.shutdown().await;
+    }
+}
+
+/// Waits until bob gets no answer any more.
+async fn misses(lab: &Lab, url: &str) {
+    eventually(&format!("{url} is not reached"), async || {
+        lab.fetch_within(2, "bob", url).await["status"] != 200
+    })
+    .await;
+}
+
+/// The services that the node lists when control asks, and whether control should send clients there.
+async fn listed(lab: &Lab) -> Vec<(String, bool)> {
+    let (_, answer) = lab.admin("GET", "/nodes/host/c2n/vip-services", None).await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let services = answer["VIPServices"].as_array().cloned().unwrap_or_default();
+    let name = |service: &Value| service["Name"].as_str().unwrap().to_owned();
+    services
+        .iter()
+        .map(|service| (name(service), service["Active"] == true))
+        .collect()
+}
+
+#[test]
+fn a_node_hosts_two_services_and_withdraws_each_while_it_runs() {
+    with_lab(async |lab| {
+        lab.start_clients().await;
+        for name in ["svc:red", "svc:blue"] {
+            let definition = json!({"name": name, "ports": ["tcp:80"]});
+            lab.admin("PUT", &format!("/services/{name}"), Some(definition))
+                .await;
+        }
+        let (node, _) = up(lab.config("host", Some("tskey-auth-tagged"))).await;
+        let host = async |name| {
+            let listener = node.listen_service(name, ServiceMode::Tcp { port: 80 }).await;
+            tokio::spawn(serve(listener.unwrap()))
+        };
+        let both = |red| [("svc:blue".to_owned(), true), ("svc:red".to_owned(), red)];
+        let (red, blue) = (
+            "http://red.lab-tailnet.ts.net/",
+            "http://blue.lab-tailnet.ts.net/",
+        );
+        let (_red, serving_blue) = (host("svc:red").await, host("svc:blue").await);
+        reaches(lab, red, "host").await;
+        reaches(lab, blue, "host").await;
+        assert_eq!(listed(lab).await, both(true));
+
+        // Advertised no more, and again.
+        let name = "svc:red".parse().unwrap();
+        assert!(node.advertise_service(&name, false));
+        misses(lab, red).await;
+        assert_eq!(listed(lab).await, both(false));
+        reaches(lab, blue, "host").await;
+        assert!(node.advertise_service(&name, true));
+        reaches(lab, red, "host").await;
+
+        // One listener of two is dropped, and made anew.
+        serving_blue.abort();
+        let _dropped = serving_blue.await;
+        misses(lab, blue).await;
+        assert_eq!(listed(lab).await, [("svc:red".to_owned(), true)]);
+        reaches(lab, red, "host").await;
+        let _blue = host("svc:blue").await;
+        reaches(lab, blue, "host").await;
+        assert_eq!(listed(lab).await, both(true));
+        node.close().await;
+    });
+}
+
+#[test]
+fn a_users_node_hosts_nothing_and_hears_what_to_do() {
+    with_lab(async |lab| {
+        let (node, _) = up(lab.config("host", Some("tskey-auth-alice"))).await;
+        let refused = node.listen_service(SERVICE, ServiceMode::Tcp { port: 80 }).await;
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            "hosts of Services must be tagged nodes: log this node in with an auth key that has tags"
+        );
+        node.close().await;
     });
 }
