@@ -1,11 +1,19 @@
 //! A server on the tailnet that greets its visitors by name:
 //! `TS_AUTHKEY=… cargo run --example hello -- [CONTROL_URL]`, then open `http://hello/` from another node.
 
+use std::time::Duration;
+
 use postern_node::{
     engine::TcpStream,
     node::{Config, Node},
 };
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    time::timeout,
+};
+
+/// How long a visitor may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,9 +34,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     while let Some(stream) = listener.accept().await {
         let who = node.whois(stream.peer_addr().ip(), stream.local_addr().ip());
         let name = who.map_or_else(|| "stranger".to_owned(), |who| who.user.display_name.clone());
-        if let Err(error) = greet(stream, &name).await {
-            tracing::info!(%error, name, "A visitor left early");
-        }
+        // In a task of its own: nobody waits for a visitor who says nothing.
+        tokio::spawn(async move {
+            let served = timeout(PATIENCE, greet(stream, &name)).await;
+            if let Err(error) = served.unwrap_or_else(|late| Err(late.into())) {
+                tracing::info!(%error, name, "A visitor left early");
+            }
+        });
     }
     Ok(())
 }

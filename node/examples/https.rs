@@ -1,7 +1,7 @@
 //! A page over HTTPS, with a certificate that every browser trusts, issued through the control server:
 //! `TS_AUTHKEY=… cargo run --example https -- STATE_DIR`, then open `https://https.TAILNET.ts.net/`.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use postern_node::{
     engine::TcpStream,
@@ -9,7 +9,13 @@ use postern_node::{
     state::DirStore,
     tls_listener::TlsStream,
 };
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    time::timeout,
+};
+
+/// How long a visitor may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,9 +38,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut listener = node.listen_tls(443)?;
     tracing::info!("Serving https://{}/", me.name);
     while let Some(stream) = listener.accept().await {
-        if let Err(error) = serve(stream).await {
-            tracing::info!(%error, "A visitor left early");
-        }
+        // In a task of its own: nobody waits for a visitor who says nothing.
+        tokio::spawn(async move {
+            let served = timeout(PATIENCE, serve(stream)).await;
+            if let Err(error) = served.unwrap_or_else(|late| Err(late.into())) {
+                tracing::info!(%error, "A visitor left early");
+            }
+        });
     }
     Ok(())
 }

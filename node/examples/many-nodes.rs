@@ -1,6 +1,8 @@
 //! Several machines of a tailnet in one process, each with a name, a key and addresses of its own:
 //! `TS_AUTHKEY=… cargo run --example many-nodes -- red green blue`, then open `http://green/`.
 
+use std::time::Duration;
+
 use postern_node::{
     engine::{TcpListener, TcpStream},
     node::{Config, Node},
@@ -8,7 +10,11 @@ use postern_node::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     task::JoinSet,
+    time::timeout,
 };
+
+/// How long a visitor may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,9 +46,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn serve(mut listener: TcpListener, name: String) {
     while let Some(stream) = listener.accept().await {
-        if let Err(error) = greet(stream, &name).await {
-            tracing::info!(%error, name, "A visitor left early");
-        }
+        let name = name.clone();
+        // In a task of its own: nobody waits for a visitor who says nothing.
+        tokio::spawn(async move {
+            let served = timeout(PATIENCE, greet(stream, &name)).await;
+            if let Err(error) = served.unwrap_or_else(|late| Err(late.into())) {
+                tracing::info!(%error, name, "A visitor left early");
+            }
+        });
     }
 }
 

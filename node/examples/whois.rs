@@ -1,14 +1,20 @@
 //! Tells each caller who it is on the tailnet, and what it may do here:
 //! `TS_AUTHKEY=… cargo run --example whois`, then open `http://whois/` from another node.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use postern_node::{
     engine::TcpStream,
     netmap::WhoIs,
     node::{Config, Node},
 };
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    time::timeout,
+};
+
+/// How long a visitor may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,9 +32,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         // The second address matters for capabilities, which may be granted towards one of ours only.
         let who = node.whois(stream.peer_addr().ip(), stream.local_addr().ip());
         let told = who.map_or_else(|| "unknown\n".to_owned(), |who| describe(&who));
-        if let Err(error) = tell(stream, &told).await {
-            tracing::info!(%error, "A caller left early");
-        }
+        // In a task of its own: nobody waits for a visitor who says nothing.
+        tokio::spawn(async move {
+            let served = timeout(PATIENCE, tell(stream, &told)).await;
+            if let Err(error) = served.unwrap_or_else(|late| Err(late.into())) {
+                tracing::info!(%error, "A visitor left early");
+            }
+        });
     }
     Ok(())
 }

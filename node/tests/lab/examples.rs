@@ -36,6 +36,8 @@ fn hello_greets_its_visitor_by_name() {
     with_lab(async |lab| {
         lab.start_clients().await;
         lab.start_example(&example("hello"), "tskey-auth-tagged", &[]);
+        page(lab, "http://hello/").await;
+        let _silent = lab.tunnel("hello:80").await.unwrap();
         assert_eq!(
             page(lab, "http://hello/").await["body"],
             "Hello, Alice Example!\n"
