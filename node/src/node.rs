@@ -32,7 +32,7 @@ use crate::{
     service::{self, ServiceError, ServiceListener, ServiceMode, ServiceName, ServiceStatus, Services},
     state::NodeState,
     tls,
-    tls_listener::TlsListener,
+    tls_listener::{self, TlsListener},
 };
 
 mod answers;
@@ -251,9 +251,10 @@ impl Node {
     /// control has given this node.
     ///
     /// # Errors
-    /// When the port is taken.
+    /// When the port is taken; [`Error::NoHttps`] when control has said that there are no such names.
     pub fn listen_tls(&self, port: u16) -> Result<TlsListener<TcpStream>, Error> {
         let netmap = self.netmap();
+        tls_listener::check(netmap.borrow().as_deref())?;
         let names = move |name: &str| {
             let netmap = netmap.borrow();
             let mut domains = netmap.iter().flat_map(|netmap| &netmap.cert_domains);

@@ -30,7 +30,8 @@ use crate::{
     engine::{TcpListener, TcpStream},
     funnel::{FunnelListener, FunnelStream},
     key::NodePublic,
-    node::Certificate,
+    netmap::Netmap,
+    node::{Certificate, Error},
     tls,
 };
 
@@ -50,6 +51,14 @@ pub struct TlsListener<S> {
     streams: mpsc::Receiver<TlsStream<S>>,
     port: Arc<dyn Close>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// Whether there can be a name to end TLS for. Before the first netmap nobody knows.
+pub(crate) fn check(netmap: Option<&Netmap>) -> Result<(), Error> {
+    match netmap {
+        Some(netmap) if netmap.cert_domains.is_empty() => Err(Error::NoHttps),
+        _ => Ok(()),
+    }
 }
 
 /// Which names a listener ends TLS for.
@@ -334,6 +343,7 @@ mod tests {
 
     use rustls::RootCertStore;
     use rustls_pki_types::ServerName;
+    use serde_json::json;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio_util::sync::CancellationToken;
 
@@ -341,8 +351,11 @@ mod tests {
     use crate::{
         cert::SetDns,
         control::ControlError,
+        key::NodePrivate,
+        netmap::Merger,
         proxy::Outbound,
         state::{MemoryStore, StateStore},
+        tailcfg::MapResponse,
     };
 
     const NAME: &str = "web.example.ts.net";
@@ -469,6 +482,23 @@ mod tests {
         let mut accepted = timeout(PATIENCE, world.listener.accept()).await.unwrap().unwrap();
         accepted.write_all(b"x").await.unwrap();
         assert_eq!(honest.read_u8().await.unwrap(), b'x');
+    }
+
+    #[test]
+    fn without_https_the_tailnet_has_nothing_to_end_tls_with() {
+        let of = |domains: &[&str]| {
+            let key = NodePrivate::generate().unwrap().public();
+            let map = json!({"Node": {"ID": 1, "Key": key}, "DNSConfig": {"CertDomains": domains}});
+            let map = MapResponse::from_json(map.to_string().as_bytes()).unwrap();
+            Merger::default()
+                .apply(map, jiff::Timestamp::now())
+                .unwrap()
+                .unwrap()
+        };
+        assert!(check(None).is_ok());
+        assert!(check(Some(&of(&[NAME]))).is_ok());
+        let error = check(Some(&of(&[]))).unwrap_err();
+        assert!(error.to_string().contains("enable HTTPS"));
     }
 
     #[tokio::test]

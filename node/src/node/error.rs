@@ -36,6 +36,9 @@ pub enum Error {
         /// Not before this time, when the CA asked for a pause.
         retry_at: Option<jiff::Timestamp>,
     },
+    /// Control gives this node no certificates.
+    #[error("TLS needs HTTPS certificates: enable HTTPS in the DNS settings of the tailnet")]
+    NoHttps,
     /// The tailnet's policy doesn't let this node use Funnel; says what it lacks.
     #[error(transparent)]
     Funnel(#[from] crate::funnel::FunnelError),
