@@ -106,14 +106,15 @@ fn a_node_hosts_two_services_and_withdraws_each_while_it_runs() {
         let (node, _) = up(lab.config("host", Some("tskey-auth-tagged"))).await;
         let host = async |name| {
             let listener = node.listen_service(name, ServiceMode::Tcp { port: 80 }).await;
-            tokio::spawn(serve(listener.unwrap()))
+            listener.unwrap()
         };
         let both = |red| [("svc:blue".to_owned(), true), ("svc:red".to_owned(), red)];
         let (red, blue) = (
             "http://red.lab-tailnet.ts.net/",
             "http://blue.lab-tailnet.ts.net/",
         );
-        let (_red, serving_blue) = (host("svc:red").await, host("svc:blue").await);
+        tokio::spawn(serve(host("svc:red").await));
+        let serving_blue = tokio::spawn(serve(host("svc:blue").await));
         reaches(lab, red, "host").await;
         reaches(lab, blue, "host").await;
         assert_eq!(listed(lab).await, both(true));
@@ -133,7 +134,7 @@ fn a_node_hosts_two_services_and_withdraws_each_while_it_runs() {
         misses(lab, blue).await;
         assert_eq!(listed(lab).await, [("svc:red".to_owned(), true)]);
         reaches(lab, red, "host").await;
-        let _blue = host("svc:blue").await;
+        tokio::spawn(serve(host("svc:blue").await));
         reaches(lab, blue, "host").await;
         assert_eq!(listed(lab).await, both(true));
         node.close().await;
