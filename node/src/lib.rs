@@ -7,7 +7,7 @@
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! use postern_node::node::{Config, Node};
+//! use postern_node::{Config, Node};
 //! use tokio::io::AsyncWriteExt;
 //!
 //! let config = Config { hostname: "hello".to_owned(), ..Config::from_env()? };
@@ -22,20 +22,27 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`node::Config::from_env`] reads what `tsnet` reads: with `TS_AUTHKEY` set it logs in by itself, without it waits until
-//! somebody opens the URL of [`node::Status::NeedsLogin`]. State is in memory unless [`node::Config::store`] says
-//! otherwise ([`state::DirStore`]; a directory of Go's `tsnet` is taken over). From here on:
+//! [`Config::from_env`] reads what `tsnet` reads: with `TS_AUTHKEY` set it logs in by itself, without it waits until
+//! somebody opens the URL of [`Status::NeedsLogin`]. State is in memory unless [`Config::store`] says
+//! otherwise ([`DirStore`]; a directory of Go's `tsnet` is taken over). It runs on Linux only. From here on:
 //!
 //! | to | see |
 //! |---|---|
-//! | wait, watch, leave | [`node::Node::up`], [`node::Node::status`], [`node::Node::close`], [`node::Node::logout`] |
-//! | accept | [`node::Node::listen`], [`node::Node::listen_tls`], [`node::Node::listen_funnel`], [`node::Node::listen_service`], [`node::Node::listen_packet`] |
-//! | connect | [`node::Node::dial`], [`node::Node::dial_packet`], [`node::Node::ping`] |
-//! | know who it is, and what they may | [`node::Node::whois`], [`netmap::WhoIs`] |
-//! | have a certificate | [`node::Node::cert`] |
-//! | log in otherwise | [`credential::Credential`] |
+//! | wait, watch, leave | [`Node::up`], [`Node::status`], [`Node::close`], [`Node::logout`] |
+//! | accept | [`Node::listen`], [`Node::listen_tls`], [`Node::listen_funnel`], [`Node::listen_service`], [`Node::listen_packet`] |
+//! | connect | [`Node::dial`], [`Node::dial_packet`], [`Node::ping`] |
+//! | know who it is, and what they may | [`Node::whois`], [`WhoIs`] |
+//! | have a certificate | [`Node::cert`] |
+//! | log in otherwise | [`Credential`] |
 //!
-//! The folder `examples/` has a program for each of them.
+//! The folder `examples/` has a program for each of them. Of the modules, these are met first: [`node`], [`state`],
+//! [`credential`], [`engine`] (streams and sockets), [`tls_listener`], [`funnel`], [`service`], [`netmap`]; the others are
+//! what they are made of.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "postern-node runs on Linux only: it needs Linux's UDP segmentation offload (UDP_SEGMENT, UDP_GRO)"
+);
 
 #[doc(hidden)]
 #[cfg(feature = "bench")]
@@ -68,3 +75,18 @@ pub mod tls;
 pub mod tls_listener;
 mod udp;
 mod wg;
+
+pub use self::{
+    credential::Credential,
+    engine::{TcpListener, TcpStream},
+    funnel::FunnelMode,
+    netmap::WhoIs,
+    node::{Config, Error, Identity, Node, Status},
+    service::ServiceMode,
+    state::DirStore,
+};
+
+/// The program of `README.md`.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;
