@@ -18,9 +18,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     flow::{Conn, Flow, Stage},
-    listener::{Bind, closed},
+    listener::{Bind, Door, closed},
     shared::Shared,
     task::Task,
+    view::View,
 };
 pub use self::{
     listener::TcpListener,
@@ -341,13 +342,21 @@ impl Engine {
         self.shared.open_flows.load(Relaxed)
     }
 
+    /// Whether connections to this address of ours end here: a Service's go to its other host while nobody listens for it
+    /// (Go: `handleLocalPackets`, `wgengine/netstack/netstack.go`).
+    fn is_here(&self, view: &View, to: SocketAddr) -> bool {
+        let service = view.service(to.ip());
+        let hosted = || !matches!(self.shared.listeners.door(to, service), Door::Moved);
+        view.is_own(to.ip()) || (service.is_some() && hosted())
+    }
+
     fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
         if self.shared.is_closed() {
             return Err(closed());
         }
         let unreachable = || io::Error::from(io::ErrorKind::HostUnreachable);
         let view = self.shared.view.load_full().ok_or_else(unreachable)?;
-        let peer = if view.is_ours(to.ip()) {
+        let peer = if self.is_here(&view, to) {
             self.shared.peers.ourselves(&view.netmap.self_node)
         } else {
             let node = view.peer_for(to.ip()).ok_or_else(unreachable)?;

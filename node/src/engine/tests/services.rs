@@ -91,6 +91,31 @@ async fn a_host_reaches_its_own_service_and_itself() {
 }
 
 #[tokio::test]
+async fn a_service_that_is_not_served_here_is_reached_at_its_other_host() {
+    let (a, b) = pair().await;
+    a.hear(json!({"PeersChanged": [b.host()]})).await;
+    a.may_host(true).await;
+    b.may_host(true).await;
+    let mut there = b.engine.listen_service("svc:x", PORT).unwrap();
+    let here = a.engine.listen_service("svc:x", PORT).unwrap();
+    let own = a.engine.dial(vip(PORT)).await.unwrap();
+    assert_eq!(own.peer_key(), a.key.public());
+    drop((own, here));
+    let dialled = a.engine.dial(vip(PORT)).await.unwrap();
+    assert_eq!(dialled.peer_key(), b.key.public());
+    let accepted = there.accept().await.unwrap();
+    assert_eq!(
+        (accepted.local_addr(), accepted.peer_key()),
+        (vip(PORT), a.key.public())
+    );
+    tokio::join!(echo(accepted), assert_echo(dialled, 1 << 16));
+    // There is no other host any more.
+    a.hear(json!({"PeersChanged": [b.node()]})).await;
+    let nowhere = a.engine.dial(vip(PORT)).await.unwrap_err();
+    assert_eq!(nowhere.kind(), io::ErrorKind::HostUnreachable);
+}
+
+#[tokio::test]
 async fn datagrams_go_both_ways_and_only_where_they_may() {
     let (a, b) = pair().await;
     let server = b.engine.bind_udp(b.addr(53)).unwrap();
