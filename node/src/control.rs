@@ -17,7 +17,7 @@ use crate::{
     credential::Credential,
     engine::PingKind,
     key::{DiscoPublic, NodePrivate},
-    netmap::{Merger, Netmap},
+    netmap::{Merger, Netmap, cut_off_peers},
     proxy::Outbound,
     state::NodeState,
     tailcfg::PingResponse,
@@ -115,6 +115,7 @@ fn spawn_with(
             } else {
                 Merger::new()
             };
+            let peers_end = netmap_sender.clone();
             let session = Session {
                 identity: Arc::new(Identity::new(&config, &state.machine_key)),
                 config,
@@ -139,7 +140,12 @@ fn spawn_with(
                 login: Some(login),
                 backoff: backoff::Backoff::default(),
             };
-            tasks.spawn(session.run());
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = session.run() => {}
+                    never = cut_off_peers(peers_end, Timestamp::now) => match never {},
+                }
+            });
         }
         Err(reason) => {
             status_sender.send_replace(ControlStatus::Refused { reason });

@@ -1,7 +1,7 @@
 //! What the control server has told us: ourselves, our peers, their users, the rules between us.
 //!
 //! A [`Netmap`] is a value. The control session is its one writer and publishes a new one for every
-//! change; everybody else reads a snapshot. Merging, the indices and whois are in the submodules.
+//! change, and when a peer's key ends; everybody else reads a snapshot. Merging, the indices and whois are in the submodules.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -28,6 +28,7 @@ pub type UserId = i64;
 pub type CapMap = BTreeMap<String, Vec<Box<RawValue>>>;
 
 mod convert;
+mod expiry;
 mod index;
 mod merge;
 mod names;
@@ -35,13 +36,14 @@ mod services;
 mod shared;
 mod whois;
 
+pub(crate) use expiry::cut_off_peers;
 pub use merge::{MergeError, Merger};
 pub(crate) use whois::INGRESS;
 
 /// A snapshot of the tailnet as one node sees it.
 #[derive(Debug, Clone)]
 pub struct Netmap {
-    /// Grows with every change that is published.
+    /// Grows with every change that control makes.
     pub generation: u64,
     /// The node itself.
     pub self_node: Arc<Node>,
@@ -65,6 +67,8 @@ pub struct Netmap {
     pub magic_dns: bool,
     /// Problems that control reports about this node.
     pub health: Vec<String>,
+    /// Control's clock minus ours; ends of keys are times of control's.
+    pub(crate) clock_delta: SignedDuration,
     /// Addresses of nodes and keys, for look-ups.
     pub(crate) index: index::Index,
 }

@@ -50,7 +50,7 @@ const GREETING_PAUSE: u64 = 250;
 const LAST_GREETING_PAUSE: u64 = 2_000;
 /// How far ahead the next entry of the timer wheel is looked for, in ms.
 const WHEEL_HORIZON: u64 = 250;
-/// How often interfaces are listed and the ends of keys are looked at, in ms.
+/// How often interfaces are listed, in ms.
 const HOUSEKEEPING: u64 = 30_000;
 
 pub(super) struct Task {
@@ -234,7 +234,6 @@ impl Task {
         if ms >= self.next_housekeeping {
             self.next_housekeeping = ms + HOUSEKEEPING;
             self.list_interfaces();
-            self.drop_strangers();
         }
     }
 

@@ -78,7 +78,7 @@ impl Merger {
     }
 
     /// Takes in a message; `now` is our clock's time. A snapshot is returned when something has changed,
-    /// be it only that a peer's key has ended meanwhile.
+    /// be it only that a peer's key has ended meanwhile or a clock has been set.
     ///
     /// # Errors
     /// When nothing is known about this node yet and the message doesn't say it.
@@ -90,18 +90,23 @@ impl Merger {
         if !self.keep_details {
             forget_details(&mut response);
         }
+        let mut clock_changed = false;
         if let Some(control) = response.control_time {
             let delta = control.duration_since(now);
             let matters = delta.abs() >= MIN_CLOCK_DELTA;
-            self.clock_delta = if matters { delta } else { SignedDuration::ZERO };
+            let delta = if matters { delta } else { SignedDuration::ZERO };
+            if (delta - self.clock_delta).abs() >= MIN_CLOCK_DELTA {
+                self.clock_delta = delta;
+                clock_changed = true;
+            }
         }
         let now = now.saturating_add(self.clock_delta).unwrap_or(now);
         if response.keep_alive {
             let Some(self_node) = self.self_node.clone() else {
                 return Ok(None);
             };
-            let changed = self.peers.expire(now, &mut self.index).any;
-            return Ok(changed.then(|| self.publish(self_node)));
+            let ended = self.peers.expire(now, &mut self.index).any;
+            return Ok((ended || clock_changed).then(|| self.publish(self_node)));
         }
         let before = self.self_node.clone();
         let self_node = response.node.map(|node| Arc::new(Node::from(node)));
@@ -121,7 +126,7 @@ impl Merger {
         let mut peers = self.peers.merge(peers, now, &mut self.index);
         peers.add(self.peers.expire(now, &mut self.index));
 
-        let mut changed = self_changed || peers.any;
+        let mut changed = self_changed || clock_changed || peers.any;
         changed |= self.merge_users(response.user_profiles);
         changed |= response.derp_map.map(|map| self.merge_derp(map)).is_some();
         if let Some(mut dns) = response.dns_config {
@@ -170,6 +175,7 @@ impl Merger {
             domain: self.domain.clone(),
             magic_dns: self.dns.proxied,
             health: self.problems(),
+            clock_delta: self.clock_delta,
             index: self.index.clone(),
         })
     }

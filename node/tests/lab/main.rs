@@ -9,6 +9,7 @@
 mod deltas;
 mod dialling;
 mod examples;
+mod expiry;
 mod filter;
 mod funnel;
 mod ingress;

@@ -21,7 +21,7 @@ impl Task {
     }
 
     /// Ends the sessions and flows of peers that are gone, and flows whose addresses are no longer theirs or ours.
-    pub(super) fn drop_strangers(&self) {
+    fn drop_strangers(&self) {
         let Some(view) = self.shared.view.load_full() else {
             return;
         };

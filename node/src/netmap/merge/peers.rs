@@ -63,7 +63,7 @@ impl Peers {
 
     /// Cuts off peers whose keys have ended since (Go: `flagExpiredPeers`).
     pub(super) fn expire(&mut self, now: Timestamp, index: &mut Index) -> Changes {
-        let ended = |peer: &&Peer| !peer.shown.expired && has_ended(&peer.told, now);
+        let ended = |peer: &&Peer| !peer.shown.expired && peer.told.has_ended(now);
         let ended: Vec<_> = self
             .0
             .values()
@@ -131,8 +131,8 @@ impl Merge<'_> {
     }
 
     fn put(&mut self, told: Arc<Node>) {
-        let shown = if has_ended(&told, self.now) {
-            cut_off(&told)
+        let shown = if told.has_ended(self.now) {
+            told.cut_off()
         } else {
             told.clone()
         };
@@ -191,17 +191,4 @@ fn apply_patch(node: &mut Node, patch: tailcfg::PeerChange) {
     if let (Some(last_seen), Some(details)) = (patch.last_seen, &mut node.details) {
         Arc::make_mut(details).last_seen = Some(last_seen);
     }
-}
-
-fn has_ended(node: &Node, now: Timestamp) -> bool {
-    node.expired || node.key_expiry.is_some_and(|end| end <= now)
-}
-
-fn cut_off(node: &Node) -> Arc<Node> {
-    share(Node {
-        expired: true,
-        endpoints: Vec::new(),
-        home_derp: None,
-        ..node.clone()
-    })
 }

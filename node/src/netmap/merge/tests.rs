@@ -332,7 +332,9 @@ fn a_peer_whose_key_has_ended_is_cut_off() {
     let keep_alive = |control: i64| json!({"KeepAlive": true, "ControlTime": at(control).to_string()});
     assert!(stream.send_at(&keep_alive(50), at(50)).is_none());
     // Our clock is an hour ahead; control's counts.
-    assert!(stream.send_at(&keep_alive(60), at(3660)).is_none());
+    let netmap = stream.send_at(&keep_alive(60), at(3660)).unwrap();
+    assert!(!netmap.peers[&2].expired);
+    assert!(stream.send_at(&keep_alive(70), at(3671)).is_none());
     let netmap = stream.send_at(&keep_alive(100), at(3700)).unwrap();
     for peer in netmap.peers.values() {
         assert!(peer.expired && peer.endpoints.is_empty() && peer.home_derp.is_none());

@@ -1,0 +1,61 @@
+//! Node keys that end, and new ones, of a Go peer.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_node::key::NodePublic;
+use serde_json::json;
+
+use crate::{
+    lab::{Lab, eventually, with_lab},
+    paths::serving,
+};
+
+const PAGE: &str = "0\n1\n2\n";
+
+async fn key_of(lab: &Lab, host: &str) -> NodePublic {
+    serde_json::from_value(lab.device(host).await["key"].clone()).unwrap()
+}
+
+#[test]
+fn a_peer_whose_key_ends_is_cut_off_while_control_is_away() {
+    with_lab(async |lab| {
+        lab.start_clients().await;
+        let node = serving(lab.config("strict", Some("tskey-auth-bob"))).await;
+        eventually("a page", async || {
+            lab.fetch("alice", "http://strict/").await["body"] == PAGE
+        })
+        .await;
+        let device = lab.device("alice-laptop").await;
+        let (id, key) = (device["id"].as_i64().unwrap(), key_of(lab, "alice-laptop").await);
+        let end = Timestamp::now() + Duration::from_secs(8);
+        let patch = json!({"NodeID": id, "KeyExpiry": end.to_string()});
+        let ends = json!({"PeersChangedPatch": [patch]});
+        let (status, said) = lab.admin("POST", "/nodes/strict/raw", Some(ends)).await;
+        assert_eq!(status, 200, "{said}");
+        let mut netmap = node.netmap();
+        netmap
+            .wait_for(|netmap| {
+                netmap.as_ref().unwrap().peers[&id]
+                    .key_expiry
+                    .is_some_and(|at| at < end + Duration::from_secs(1))
+            })
+            .await
+            .unwrap();
+        lab.admin("PUT", "/control-broken", Some(json!(true))).await;
+        let mut served = 0;
+        while Timestamp::now() < end - Duration::from_secs(1) {
+            assert_eq!(lab.fetch("alice", "http://strict/").await["body"], PAGE);
+            served += 1;
+        }
+        assert!(served > 0 && node.traffic(&key).is_live);
+        eventually("it is cut off", async || !node.traffic(&key).is_live).await;
+        let late = Timestamp::now().duration_since(end);
+        println!("cut off {late:?} after its end");
+        assert!(late.as_secs() < 5, "{late:?}");
+        let answer = lab.fetch_within(3, "alice", "http://strict/").await;
+        assert_ne!(answer["error"], json!(null), "{answer}");
+        assert!(!node.traffic(&key).is_live);
+        node.close().await;
+    });
+}
