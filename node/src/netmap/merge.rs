@@ -120,6 +120,7 @@ impl Merger {
             all: response.peers,
             removed: response.peers_removed,
             changed: response.peers_changed,
+            seen: response.peer_seen_change,
             online: response.online_change,
             patches: response.peers_changed_patch,
         };
@@ -268,17 +269,19 @@ struct PeerDelta {
     all: tailcfg::List<tailcfg::Node>,
     removed: Vec<super::NodeId>,
     changed: tailcfg::List<tailcfg::Node>,
+    seen: BTreeMap<super::NodeId, bool>,
     online: BTreeMap<super::NodeId, bool>,
     patches: tailcfg::List<tailcfg::PeerChange>,
 }
 
-/// Without its JSON a hostinfo makes no [`super::Details`].
+/// Without its JSON a hostinfo makes no [`super::Details`], which alone say when a peer was seen.
 fn forget_details(response: &mut tailcfg::MapResponse) {
     let peers = response.peers.items.iter_mut();
     let nodes = peers
         .chain(&mut response.peers_changed.items)
         .chain(&mut response.node);
     nodes.for_each(|node| node.hostinfo.json = None);
+    response.peer_seen_change.clear();
 }
 
 /// Our own name without its first label; should it have one label only, the first search domain.

@@ -91,7 +91,7 @@ struct Merge<'a> {
 }
 
 impl Merge<'_> {
-    /// In Go's order (`updatePeersStateFromResponse`). When each peer was seen is of no use to us.
+    /// In Go's order (`updatePeersStateFromResponse`).
     fn apply(&mut self, delta: PeerDelta) {
         // A list of which nothing could be read is still a complete one.
         if !delta.all.is_empty() || delta.all.dropped > 0 {
@@ -114,6 +114,10 @@ impl Merge<'_> {
             .changed
             .into_iter()
             .for_each(|node| self.put(share(node.into())));
+        let now = self.now;
+        for (id, seen) in delta.seen {
+            self.edit(id, |node| set_last_seen(node, seen.then_some(now)));
+        }
         for (id, online) in delta.online {
             self.edit(id, |node| node.online = Some(online));
         }
@@ -188,7 +192,13 @@ fn apply_patch(node: &mut Node, patch: tailcfg::PeerChange) {
     if let Some(key_expiry) = patch.key_expiry {
         node.key_expiry = key_expiry;
     }
-    if let (Some(last_seen), Some(details)) = (patch.last_seen, &mut node.details) {
-        Arc::make_mut(details).last_seen = Some(last_seen);
+    if patch.last_seen.is_some() {
+        set_last_seen(node, patch.last_seen);
+    }
+}
+
+fn set_last_seen(node: &mut Node, at: Option<Timestamp>) {
+    if let Some(details) = &mut node.details {
+        Arc::make_mut(details).last_seen = at;
     }
 }

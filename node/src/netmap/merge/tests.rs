@@ -351,6 +351,33 @@ fn a_peer_whose_key_has_ended_is_cut_off() {
 }
 
 #[test]
+fn when_a_peer_was_seen_last_is_kept_for_those_who_ask() {
+    let last_seen = |netmap: &Netmap| netmap.peers[&2].details.as_ref().unwrap().last_seen;
+    let seen = |at: Timestamp| json!({"Hostinfo": {"OS": "linux"}, "LastSeen": at.to_string()});
+    let mut stream = Stream(Merger::keeping_details());
+    let netmap = stream.send(json!({"Node": node(1, json!({})), "Peers": [node(2, seen(at(1)))]}));
+    assert_eq!(last_seen(&netmap), Some(at(1)));
+    let netmap = stream
+        .send_at(&json!({"PeerSeenChange": {"2": true, "99": true}}), at(5))
+        .unwrap();
+    assert_eq!(last_seen(&netmap), Some(at(5)));
+    let netmap = stream.send(json!({"PeerSeenChange": {"2": false}}));
+    assert_eq!(last_seen(&netmap), None);
+    let patch = json!({"NodeID": 2, "LastSeen": at(7).to_string()});
+    let netmap = stream.send(json!({"PeersChangedPatch": [patch], "PeerSeenChange": {"2": true}}));
+    assert_eq!(last_seen(&netmap), Some(at(7)), "patches come last");
+    let netmap = stream.send(json!({"PeersChangedPatch": [{"NodeID": 2, "LastSeen": null, "Cap": 1}]}));
+    assert_eq!(last_seen(&netmap), Some(at(7)));
+    let (mut stream, _) = Stream::started();
+    assert!(
+        stream
+            .send_at(&json!({"PeerSeenChange": {"2": true}}), at(5))
+            .is_none(),
+        "nobody asks"
+    );
+}
+
+#[test]
 fn names_and_problems_follow_control() {
     let (mut stream, netmap) = Stream::started();
     assert_eq!(
