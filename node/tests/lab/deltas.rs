@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use postern_node::netmap::Netmap;
+use jiff::Timestamp;
+use postern_node::{
+    netmap::{Netmap, Node},
+    node::Config,
+};
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::timeout};
 
@@ -26,12 +30,20 @@ async fn send(lab: &Lab, message: Value) {
     assert_eq!(status, 200, "{message}: {said}");
 }
 
+fn last_seen(node: &Node) -> Option<Timestamp> {
+    node.details.as_ref()?.last_seen
+}
+
 #[test]
 fn each_kind_of_change_is_merged_as_go_writes_it() {
     with_lab(async |lab| {
         lab.start_clients().await;
         lab.fetch("alice", "http://100.100.100.100/").await;
-        let (node, _) = up(lab.config("delta", Some("tskey-auth-bob"))).await;
+        let config = Config {
+            keep_details: true,
+            ..lab.config("delta", Some("tskey-auth-bob"))
+        };
+        let (node, me) = up(config).await;
         eventually("alice is online", async || {
             lab.device("alice-laptop").await["online"] == true
         })
@@ -47,7 +59,7 @@ fn each_kind_of_change_is_merged_as_go_writes_it() {
         let patch = json!({
             "NodeID": alice, "DERPRegion": 7, "Cap": 99, "Endpoints": ["192.0.2.1:5"], "Online": false,
             "Key": key, "DiscoKey": format!("discokey:{:064x}", 0xd15c_u32), "CapMap": {"example.com/x": [1]},
-            "KeyExpiry": "2090-01-02T03:04:05Z",
+            "KeyExpiry": "2090-01-02T03:04:05Z", "LastSeen": "2020-01-02T03:04:05Z",
         });
         send(lab, json!({"PeersChangedPatch": [patch]})).await;
         becomes("a patch", &mut netmap, |netmap| {
@@ -59,6 +71,18 @@ fn each_kind_of_change_is_merged_as_go_writes_it() {
                 && peer
                     .key_expiry
                     .is_some_and(|end| end.to_string() == "2090-01-02T03:04:05Z")
+                && last_seen(peer).is_some_and(|at| at.to_string() == "2020-01-02T03:04:05Z")
+        })
+        .await;
+        let before = Timestamp::now();
+        send(lab, json!({"PeerSeenChange": {alice.to_string(): true}})).await;
+        becomes("seen now", &mut netmap, |netmap| {
+            last_seen(&netmap.peers[&alice]).is_some_and(|at| at >= before)
+        })
+        .await;
+        send(lab, json!({"PeerSeenChange": {alice.to_string(): false}})).await;
+        becomes("nobody knows when it was seen", &mut netmap, |netmap| {
+            last_seen(&netmap.peers[&alice]).is_none()
         })
         .await;
         send(lab, json!({"OnlineChange": {alice.to_string(): true}})).await;
@@ -90,6 +114,40 @@ fn each_kind_of_change_is_merged_as_go_writes_it() {
             netmap.domain == "new.example.com" && netmap.health == ["something"]
         })
         .await;
+        let message = json!({"Title": "T", "Text": "x", "Severity": "high"});
+        send(lab, json!({"DisplayMessages": {"a": message}})).await;
+        becomes("a message", &mut netmap, |netmap| netmap.health == ["T: x"]).await;
+        send(lab, json!({"DisplayMessages": {"a": null}})).await;
+        becomes("the message goes", &mut netmap, |netmap| {
+            netmap.health == ["something"]
+        })
+        .await;
+
+        let grant = |cap: &str| json!([{"SrcIPs": ["*"], "CapGrant": [{"Dsts": ["0.0.0.0/0"], "CapMap": {format!("example.com/{cap}"): null}}]}]);
+        let granted = |netmap: &Netmap, caps: &[&str]| {
+            let alice = netmap.peers[&alice].ips().next().unwrap();
+            let granted = netmap.filter.caps(alice, me.addrs[0]);
+            granted
+                .keys()
+                .filter_map(|cap| cap.strip_prefix("example.com/"))
+                .eq(caps.iter().copied())
+        };
+        for (filter, caps) in [
+            (json!({"PacketFilter": grant("a")}), &["a"][..]),
+            (
+                json!({"PacketFilters": {"b": grant("b"), "c": grant("c")}}),
+                &["a", "b", "c"],
+            ),
+            (
+                json!({"PacketFilters": {"b": grant("d"), "c": null}}),
+                &["a", "d"],
+            ),
+            (json!({"PacketFilters": {"base": null}}), &["d"]),
+            (json!({"PacketFilters": {"*": null, "base": grant("e")}}), &["e"]),
+        ] {
+            send(lab, filter.clone()).await;
+            becomes(&filter.to_string(), &mut netmap, |netmap| granted(netmap, caps)).await;
+        }
         let dns = json!({"Proxied": true, "CertDomains": ["x.lab-tailnet.ts.net"], "Routes": {"a.": null}});
         send(lab, json!({"DNSConfig": dns})).await;
         becomes("DNS", &mut netmap, |netmap| {
@@ -100,6 +158,13 @@ fn each_kind_of_change_is_merged_as_go_writes_it() {
         send(lab, json!({"DERPMap": relays})).await;
         becomes("relays", &mut netmap, |netmap| {
             netmap.derp.regions.keys().eq([&7])
+        })
+        .await;
+
+        let score = json!({"HomeParams": {"RegionScore": {"7": 0.5}}});
+        send(lab, json!({"DERPMap": score})).await;
+        becomes("a score, and the relays stay", &mut netmap, |netmap| {
+            netmap.derp.region_score.get(&7) == Some(&0.5) && netmap.derp.regions.keys().eq([&7])
         })
         .await;
 
