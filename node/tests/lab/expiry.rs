@@ -1,9 +1,9 @@
 //! Node keys that end, and new ones, of a Go peer.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
-use postern_node::key::NodePublic;
+use postern_node::{engine::PingKind, key::NodePublic};
 use serde_json::json;
 
 use crate::{
@@ -56,6 +56,46 @@ fn a_peer_whose_key_ends_is_cut_off_while_control_is_away() {
         let answer = lab.fetch_within(3, "alice", "http://strict/").await;
         assert_ne!(answer["error"], json!(null), "{answer}");
         assert!(!node.traffic(&key).is_live);
+        node.close().await;
+    });
+}
+
+#[test]
+fn a_peer_that_logs_in_with_a_new_key_goes_on_talking() {
+    with_lab(async |lab| {
+        lab.start_clients().await;
+        let node = serving(lab.config("steady", Some("tskey-auth-bob"))).await;
+        let page = async |lab: &Lab| lab.fetch_within(2, "alice", "http://steady/").await["body"] == PAGE;
+        eventually("a page", async || page(lab).await).await;
+        let device = lab.device("alice-laptop").await;
+        let id = device["id"].as_i64().unwrap();
+        let address = device["addresses"][0]
+            .as_str()
+            .unwrap()
+            .strip_suffix("/32")
+            .unwrap();
+        let address: IpAddr = address.parse().unwrap();
+        let old = key_of(lab, "alice-laptop").await;
+        assert!(node.traffic(&old).is_live);
+
+        let (status, said) = lab.client("POST", "/nodes/alice/new-key").await;
+        assert_eq!(status, 200, "{said}");
+        let mut netmap = node.netmap();
+        eventually("it is known by its new key", async || {
+            netmap
+                .borrow_and_update()
+                .as_ref()
+                .unwrap()
+                .peers
+                .get(&id)
+                .is_some_and(|alice| alice.key != old)
+        })
+        .await;
+        let new = key_of(lab, "alice-laptop").await;
+        eventually("a page for the new key", async || page(lab).await).await;
+        assert!(node.traffic(&new).is_live && !node.traffic(&old).is_live);
+        assert_eq!(node.netmap().borrow().as_ref().unwrap().peers[&id].key, new);
+        node.ping(address, PingKind::Tsmp).await.unwrap();
         node.close().await;
     });
 }

@@ -29,7 +29,8 @@ import (
 
 // clients keeps tsnet nodes of several users running and lets others use them: as an HTTP proxy (CONNECT, the user
 // in Proxy-Authorization, alice without), by POST /fetch for one observed request, by POST /steady for requests that
-// go on until DELETE /steady/{id}, and by POST /nodes/{name}/worn-keys for new keys of WireGuard.
+// go on until DELETE /steady/{id}, by POST /nodes/{name}/worn-keys for new keys of WireGuard, and by POST
+// /nodes/{name}/new-key for a login anew.
 func clients(ctx context.Context) {
 	c := &clientSet{nodes: map[string]*clientNode{}}
 	mux := http.NewServeMux()
@@ -39,6 +40,7 @@ func clients(ctx context.Context) {
 	mux.HandleFunc("DELETE /steady/{id}", c.endSteady)
 	mux.HandleFunc("DELETE /nodes/{name}", c.remove)
 	mux.HandleFunc("POST /nodes/{name}/worn-keys", c.wearOut)
+	mux.HandleFunc("POST /nodes/{name}/new-key", c.logInAnew)
 	srv := &http.Server{Addr: *flagListen, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodConnect {
 			c.tunnel(w, r)

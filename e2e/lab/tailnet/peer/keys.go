@@ -40,6 +40,17 @@ func (c *clientSet) wearOut(w http.ResponseWriter, r *http.Request) {
 	unexported[atomic.Uint64](current, "sendNonce").Store(device.RekeyAfterMessages + 1)
 }
 
+// logInAnew makes the node register with a new node key, by the auth key that it started with.
+func (c *clientSet) logInAnew(w http.ResponseWriter, r *http.Request) {
+	n, err := c.node(r.PathValue("name"))
+	if err == nil {
+		err = n.lc.StartLoginInteractive(r.Context())
+	}
+	if err != nil {
+		http.Error(w, err.Error(), 500)
+	}
+}
+
 // wireguard is what the node encrypts with.
 func wireguard(s *tsnet.Server) *device.Device {
 	return *unexported[*device.Device](s.Sys().Engine.Get(), "wgdev")
