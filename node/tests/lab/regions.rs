@@ -58,6 +58,39 @@ async fn relay(lab: &Lab, method: &str, path: &str, body: Value) {
 }
 
 #[test]
+fn a_region_that_takes_anothers_place_is_moved_to_while_traffic_goes_on() {
+    with_lab(async |lab| {
+        lab.network(&format!("iptables --append {}", NETWORK[0]));
+        lab.start_clients().await;
+        let ours = serving(lab.config("relayed", Some("tskey-auth-carol")));
+        let (node, (alice, address)) = tokio::join!(ours, go_node(lab, "alice"));
+        is_home(lab, "relayed", 1).await;
+        page_by(lab, "alice", &node, &alice, 1).await;
+
+        relay(lab, "POST", "", Value::Null).await;
+        let mut netmap = node.netmap();
+        eventually("the new region is known", async || {
+            netmap
+                .borrow_and_update()
+                .as_ref()
+                .unwrap()
+                .derp
+                .regions
+                .contains_key(&2)
+        })
+        .await;
+        page_by(lab, "alice", &node, &alice, 1).await;
+        relay(lab, "DELETE", "/1", Value::Null).await;
+        is_home(lab, "relayed", 2).await;
+        is_home(lab, "alice-laptop", 2).await;
+        page_by(lab, "alice", &node, &alice, 2).await;
+        node.ping(address, PingKind::Tsmp).await.unwrap();
+        assert_eq!(node.traffic(&alice).path, Path::Derp(2));
+        node.close().await;
+    });
+}
+
+#[test]
 fn each_sides_home_region_is_used_and_one_that_dies_is_left_for_the_other() {
     with_lab(async |lab| {
         relay(lab, "POST", "", Value::Null).await;
