@@ -17,7 +17,7 @@ use crate::{
     derp_map::{DerpMap, RegionId},
     disco::{self, Message},
     key::{DiscoPrivate, DiscoPublic, NodePublic},
-    netmap::{Netmap, Node},
+    netmap::Netmap,
     stun,
 };
 
@@ -161,13 +161,13 @@ impl Magicsock {
     }
 
     /// Takes over peers, their disco keys, endpoints and regions, and the DERP map.
-    pub fn set_netmap(&mut self, now: Instant, netmap: &Netmap) {
-        self.set_peers(now, netmap.peers.values().cloned());
+    pub fn set_netmap(&mut self, now: Instant, netmap: &Arc<Netmap>) {
+        self.set_peers(now, netmap);
         self.set_map(now, &netmap.derp);
     }
 
-    fn set_peers(&mut self, now: Instant, nodes: impl Iterator<Item = Arc<Node>>) {
-        self.peers.set(nodes);
+    fn set_peers(&mut self, now: Instant, netmap: &Arc<Netmap>) {
+        self.peers.set(netmap.clone());
         self.timers.retain(|(_, key)| self.peers.contains(key));
         let in_use = self.peers.all_used().filter(|peer| peer.is_in_use());
         let touched: Vec<_> = in_use.map(|peer| peer.key).collect();

@@ -4,46 +4,44 @@
 
 use std::{sync::Arc, time::Instant};
 
-use ahash::{AHashMap, AHashSet};
+use ahash::AHashMap;
 
 use super::peer::Peer;
 use crate::{
     disco::SharedKey,
     key::{DiscoPrivate, DiscoPublic, NodePublic},
-    netmap::Node,
+    netmap::{Netmap, Node},
 };
 
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    nodes: AHashMap<NodePublic, Arc<Node>>,
+    netmap: Option<Arc<Netmap>>,
     states: AHashMap<NodePublic, Peer>,
-    /// Sorted by disco key; a machine that is logged in twice uses one for two nodes.
-    discos: Vec<(DiscoPublic, NodePublic)>,
     /// Made when they are first needed, too.
     shared: AHashMap<DiscoPublic, SharedKey>,
 }
 
 impl Peers {
-    /// Takes over the netmap's.
-    pub(super) fn set(&mut self, nodes: impl Iterator<Item = Arc<Node>>) {
-        self.nodes.clear();
-        self.discos.clear();
-        for node in nodes {
-            if let Some(state) = self.states.get_mut(&node.key) {
-                state.update(&node);
+    /// Takes over the netmap's. What there is to do depends on how many are in use, not on how many there are.
+    pub(super) fn set(&mut self, netmap: Arc<Netmap>) {
+        self.states.retain(|key, state| {
+            let node = netmap.peer_by_key(key);
+            if let Some(node) = node {
+                state.update(node);
             }
-            self.discos.extend(node.disco.map(|disco| (disco, node.key)));
-            self.nodes.insert(node.key, node);
-        }
-        // Stable: of two nodes with one key the netmap's first stays the first.
-        self.discos.sort_by_key(|(disco, _)| *disco);
-        self.states.retain(|key, _| self.nodes.contains_key(key));
-        let present: AHashSet<_> = self.discos.iter().map(|(disco, _)| *disco).collect();
-        self.shared.retain(|disco, _| present.contains(disco));
+            node.is_some()
+        });
+        self.shared
+            .retain(|disco, _| netmap.peers_by_disco(disco).next().is_some());
+        self.netmap = Some(netmap);
+    }
+
+    fn node(&self, key: &NodePublic) -> Option<&Arc<Node>> {
+        self.netmap.as_ref()?.peer_by_key(key)
     }
 
     pub(super) fn contains(&self, key: &NodePublic) -> bool {
-        self.nodes.contains_key(key)
+        self.node(key).is_some()
     }
 
     /// The peer's state; made if this is the first use of it.
@@ -62,7 +60,7 @@ impl Peers {
 
     /// What a peer's state is before anything has happened.
     pub(super) fn unused(&self, now: Instant, key: &NodePublic) -> Option<Peer> {
-        let node = self.nodes.get(key)?;
+        let node = self.node(key)?;
         let mut peer = Peer::new(*key, now);
         peer.update(node);
         Some(peer)
@@ -73,16 +71,14 @@ impl Peers {
     }
 
     pub(super) fn disco(&self, key: &NodePublic) -> Option<DiscoPublic> {
-        self.nodes.get(key)?.disco
+        self.node(key)?.disco
     }
 
     /// The nodes that use this disco key.
     pub(super) fn with_disco(&self, disco: &DiscoPublic) -> Vec<NodePublic> {
-        let start = self.discos.partition_point(|(other, _)| other < disco);
-        let found = self.discos[start..]
-            .iter()
-            .take_while(|(other, _)| other == disco);
-        found.map(|(_, key)| *key).collect()
+        let netmap = self.netmap.iter();
+        let found = netmap.flat_map(|netmap| netmap.peers_by_disco(disco));
+        found.map(|node| node.key).collect()
     }
 
     /// The key for messages to and from a peer of the netmap.

@@ -107,10 +107,10 @@ fn a_peer_that_control_gives_no_address_for_is_found_by_call_me_maybe() {
     let now = sim.now;
     sim.hosts[0]
         .sock
-        .set_peers(now, [Arc::new(client.clone())].into_iter());
+        .set_peers(now, &Netmap::with_peers([client.clone()]));
     sim.hosts[1]
         .sock
-        .set_peers(now, [Arc::new(server.clone())].into_iter());
+        .set_peers(now, &Netmap::with_peers([server.clone()]));
     sim.talk(0, 1, secs(1));
     assert!(sim.is_direct(1, 0) && sim.is_direct(0, 1));
 }
@@ -231,7 +231,7 @@ fn a_better_path_is_taken_within_a_minute() {
     let now = sim.now;
     sim.hosts[0]
         .sock
-        .set_peers(now, [Arc::new(peer.clone())].into_iter());
+        .set_peers(now, &Netmap::with_peers([peer.clone()]));
     let fast = sim.hosts[1].addr;
     sim.hosts[1].addr = slow;
     sim.udp_latency.insert(slow.ip(), millis(40));
@@ -240,7 +240,7 @@ fn a_better_path_is_taken_within_a_minute() {
 
     peer.endpoints = vec![slow, fast];
     let now = sim.now;
-    sim.hosts[0].sock.set_peers(now, [Arc::new(peer)].into_iter());
+    sim.hosts[0].sock.set_peers(now, &Netmap::with_peers([peer]));
     sim.drain(0);
     // From now on it is at both.
     let key = sim.hosts[1].key;
@@ -265,9 +265,9 @@ fn a_new_disco_key_ends_what_was_known() {
     let now = sim.now;
     sim.hosts[0]
         .sock
-        .set_peers(now, [Arc::new(peer.clone())].into_iter());
+        .set_peers(now, &Netmap::with_peers([peer.clone()]));
     assert_eq!(sim.path(0, 1), Path::Derp(1));
-    sim.hosts[0].sock.set_peers(now, std::iter::empty());
+    sim.hosts[0].sock.set_peers(now, &Netmap::with_peers([]));
     assert_eq!(sim.path(0, 1), Path::None);
     assert_eq!(sim.hosts[0].sock.route(now, &peer.key), Route::default());
 }
@@ -308,7 +308,7 @@ fn a_wireguard_only_peer_is_where_its_packets_come_from() {
     (peer.disco, peer.home_derp) = (None, None);
     let now = sim.now;
     let sock = &mut sim.hosts[0].sock;
-    sock.set_peers(now, [Arc::new(peer.clone())].into_iter());
+    sock.set_peers(now, &Netmap::with_peers([peer.clone()]));
     let route = |addr| Route {
         udp: Some(addr),
         derp: None,
@@ -330,11 +330,11 @@ fn two_nodes_of_one_machine_are_told_apart() {
     // Another login of the second machine: same disco key, same socket.
     let first = node(&sim.hosts[1]);
     let mut second = first.clone();
-    second.key = NodePublic::from_bytes([250; 32]);
+    (second.id, second.key) = (250, NodePublic::from_bytes([250; 32]));
     let now = sim.now;
     sim.hosts[0]
         .sock
-        .set_peers(now, [first.clone(), second.clone()].map(Arc::new).into_iter());
+        .set_peers(now, &Netmap::with_peers([first.clone(), second.clone()]));
     sim.hosts[1].sock.set_node_key(second.key);
     sim.hosts[1].key = second.key;
     sim.send(1, 0);

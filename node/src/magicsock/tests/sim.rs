@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::*;
 use crate::{
     derp_map::{DerpAddr, DerpNode, DerpRegion},
-    netmap::PeerApi,
+    netmap::{Node, PeerApi},
 };
 
 pub(super) const PORT: u16 = 41641;
@@ -191,9 +191,9 @@ impl Sim {
                 .iter()
                 .enumerate()
                 .filter(|(j, _)| *j != i)
-                .map(|(_, n)| Arc::new(n.clone()));
+                .map(|(_, n)| n.clone());
             let now = self.now;
-            self.hosts[i].sock.set_peers(now, peers);
+            self.hosts[i].sock.set_peers(now, &Netmap::with_peers(peers));
             self.drain(i);
         }
     }

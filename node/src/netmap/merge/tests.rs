@@ -418,6 +418,7 @@ fn snapshots_share_what_has_not_changed() {
     assert!(Arc::ptr_eq(&before.peers[&3], &after.peers[&3]));
     assert!(Arc::ptr_eq(&before.index.by_ip, &after.index.by_ip));
     assert!(Arc::ptr_eq(&before.index.by_key, &after.index.by_key));
+    assert!(Arc::ptr_eq(&before.index.by_disco, &after.index.by_disco));
     assert!(Arc::ptr_eq(&before.filter, &after.filter));
     assert!(Arc::ptr_eq(&before.derp, &after.derp));
     assert!(Arc::ptr_eq(&before.users[&1], &after.users[&1]));
@@ -481,7 +482,8 @@ fn whois_names_machine_user_and_capabilities() {
     assert_eq!(netmap.users.len(), 2, "profiles stay");
 }
 
-/// The aim is 10 ms for the map and 0.1 ms for a delta, in release; a debug build gets much more.
+/// The promise is 10 ms for the map and 0.1 ms for a delta; five times that is for debug builds and busy machines.
+/// `benches/hot_path.rs` measures it as it is used: from JSON, and on to the data plane.
 #[test]
 fn a_thousand_peers_are_merged_at_once_and_a_delta_in_no_time() {
     let mut stream = Stream::new();
@@ -489,9 +491,14 @@ fn a_thousand_peers_are_merged_at_once_and_a_delta_in_no_time() {
         .map(|id| node(id, json!({"AllowedIPs": null, "Tags": ["tag:a"]})))
         .collect();
     let full = message(&json!({"Node": node(1, json!({})), "Peers": peers}));
-    let start = Instant::now();
-    assert_eq!(stream.0.apply(full, at(0)).unwrap().unwrap().peers.len(), 1000);
-    let whole = start.elapsed();
+    let maps = (0..5).map(|_| {
+        stream.0.restart();
+        let full = full.clone();
+        let start = Instant::now();
+        assert_eq!(stream.0.apply(full, at(0)).unwrap().unwrap().peers.len(), 1000);
+        start.elapsed()
+    });
+    let whole = maps.min().unwrap();
     let deltas = (2..102).map(|id| {
         let delta = message(&json!({"OnlineChange": {id.to_string(): true}}));
         let start = Instant::now();
@@ -504,7 +511,7 @@ fn a_thousand_peers_are_merged_at_once_and_a_delta_in_no_time() {
         cfg!(debug_assertions)
     );
     assert!(
-        whole < Duration::from_millis(500) && delta < Duration::from_millis(5),
+        whole < Duration::from_millis(50) && delta < Duration::from_micros(500),
         "{whole:?}, {delta:?}"
     );
 }
@@ -512,7 +519,7 @@ fn a_thousand_peers_are_merged_at_once_and_a_delta_in_no_time() {
 proptest! {
     /// Whatever comes and goes, the patched indices are those that the snapshot itself gives.
     #[test]
-    fn indices_agree_with_the_snapshot(steps in proptest::collection::vec((2_i64..8, 0..4_u8, 0..6_u8), 1..40)) {
+    fn indices_agree_with_the_snapshot(steps in proptest::collection::vec((2_i64..8, 0..5_u8, 0..6_u8), 1..40)) {
         let (mut stream, _) = Stream::started();
         for (id, kind, value) in steps {
             let end = at(if value % 2 == 0 { -1 } else { 1_000_000 }).to_string();
@@ -520,13 +527,18 @@ proptest! {
                 0 => json!({"PeersRemoved": [id]}),
                 1 => json!({"PeersChanged": [node(id, json!({"Addresses": [format!("100.64.1.{id}/32"), format!("100.64.2.{value}{id}/32")]}))]}),
                 2 => json!({"PeersChangedPatch": [{"NodeID": id, "KeyExpiry": end}]}),
+                3 => json!({"PeersChangedPatch": [{"NodeID": id, "DiscoKey": format!("discokey:{value:064x}")}]}),
                 _ => json!({"PeersChangedPatch": [{"NodeID": id, "Key": key(id * 100 + i64::from(value))}]}),
             };
             let Some(netmap) = stream.send_at(&delta, at(0)) else { continue };
             let live = netmap.peers.values().filter(|node| !node.expired);
             prop_assert_eq!(
                 netmap.index.by_key.iter().map(|(key, id)| (*key, *id)).collect::<BTreeMap<_, _>>(),
-                live.map(|node| (node.key, node.id)).collect::<BTreeMap<_, _>>()
+                live.clone().map(|node| (node.key, node.id)).collect::<BTreeMap<_, _>>()
+            );
+            prop_assert_eq!(
+                &*netmap.index.by_disco,
+                &live.filter_map(|node| Some((node.disco?, node.id))).collect()
             );
             let nodes = netmap.peers.values().chain([&netmap.self_node]);
             prop_assert_eq!(
