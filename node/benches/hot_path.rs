@@ -2,20 +2,28 @@
 
 mod measure;
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use measure::Case;
 use postern_node::{
     bench::{Connection, LARGEST_PACKET, Tunnel},
+    engine::{Engine, EngineConfig},
     filter::{Filter, Inbound, Rules, Verdict},
-    netmap::{Merger, Node},
+    key::NodePrivate,
+    magicsock::Path,
+    netmap::{Merger, Netmap, Node},
     tailcfg::{FilterRule, List, MapResponse},
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 const CASES: &[Case] = &[
     Case::new("a full map of 1,000 peers, from JSON", 1, full_map),
     Case::new("the same, read and not applied", 1, read_map),
     Case::new("a delta among 1,000 peers, from JSON", 1, delta),
+    Case::new("the same, until the data plane goes by it", 1, followed_delta),
     Case::new("verdict of a filter with 100 rules", 1000, verdict),
     Case::new("seal a packet of 1,280 bytes", 100, seal),
     Case::new("seal and open a packet of 1,280 bytes", 100, open),
@@ -51,19 +59,21 @@ fn tailnet() -> (Vec<u8>, Merger) {
     (json, merger)
 }
 
-fn apply(merger: &mut Merger, json: &[u8]) {
+fn apply(merger: &mut Merger, json: &[u8]) -> Arc<Netmap> {
     let response = MapResponse::from_json(json).expect("a map");
     let netmap = merger
         .apply(response, Timestamp::UNIX_EPOCH)
         .expect("it says who we are");
-    assert_eq!(netmap.expect("something is new").peers.len(), 1000);
+    let netmap = netmap.expect("something is new");
+    assert_eq!(netmap.peers.len(), 1000);
+    netmap
 }
 
 fn full_map() -> Box<dyn FnMut()> {
     let (json, mut merger) = tailnet();
     Box::new(move || {
         merger.restart();
-        apply(&mut merger, &json);
+        drop(apply(&mut merger, &json));
     })
 }
 
@@ -80,12 +90,47 @@ fn delta() -> Box<dyn FnMut()> {
     let mut port = 0_u16;
     Box::new(move || {
         port = port.wrapping_add(1);
-        let patch =
-            json!({"PeersChangedPatch": [{"NodeID": 500, "Endpoints": [format!("192.0.2.7:{port}")]}]});
-        apply(
-            &mut merger,
-            &serde_json::to_vec(&patch).expect("it has a JSON form"),
-        );
+        drop(move_peer(&mut merger, port, 1));
+    })
+}
+
+/// One of the peers is elsewhere.
+fn move_peer(merger: &mut Merger, port: u16, region: u16) -> Arc<Netmap> {
+    let endpoints = [format!("192.0.2.7:{port}")];
+    let patch = json!({"PeersChangedPatch": [{"NodeID": 500, "Endpoints": endpoints, "DERPRegion": region}]});
+    apply(merger, &serde_json::to_vec(&patch).expect("it has a JSON form"))
+}
+
+fn followed_delta() -> Box<dyn FnMut()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let (_, mut merger) = tailnet();
+    let relays = json!({"DERPMap": {"Regions": {"1": {"RegionID": 1}, "2": {"RegionID": 2}}}});
+    let netmap = apply(&mut merger, relays.to_string().as_bytes());
+    let peer = netmap.peers[&500].key;
+    let (published, netmap) = watch::channel(Some(netmap));
+    let key = NodePrivate::generate().expect("the system has randomness");
+    let engine = runtime.block_on(async {
+        let (local, tasks) = (watch::Sender::default(), TaskTracker::new());
+        Engine::start(
+            EngineConfig::new(key),
+            netmap,
+            local,
+            &tasks,
+            CancellationToken::new(),
+        )
+    });
+    let engine = engine.expect("a socket");
+    let mut port = 0_u16;
+    Box::new(move || {
+        port = port.wrapping_add(1);
+        let region = 1 + port % 2;
+        published.send_replace(Some(move_peer(&mut merger, port, region)));
+        runtime.block_on(async {
+            while engine.path(&peer) != Path::Derp(region) {
+                tokio::task::yield_now().await;
+            }
+        });
     })
 }
 
