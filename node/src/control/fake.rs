@@ -12,6 +12,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -42,6 +43,8 @@ pub(super) struct Network {
     key: Mutex<MachinePrivate>,
     calls: mpsc::UnboundedSender<Call>,
     pub(super) down: AtomicBool,
+    /// How long a dial takes.
+    pub(super) slowness: Mutex<Duration>,
 }
 
 /// What the test holds.
@@ -67,6 +70,7 @@ pub(super) fn server() -> (Arc<Network>, Server) {
         key: Mutex::new(MachinePrivate::generate().unwrap()),
         calls: sender,
         down: AtomicBool::new(false),
+        slowness: Mutex::default(),
     };
     let waiting = VecDeque::new();
     (Arc::new(network), Server { calls, waiting })
@@ -82,6 +86,8 @@ impl Network {
 impl Dial for Network {
     fn dial<'a>(&'a self, _: &'a Origin) -> Dialing<'a> {
         Box::pin(async move {
+            let slowness = *self.slowness.lock().unwrap();
+            tokio::time::sleep(slowness).await;
             if self.down.load(Ordering::Relaxed) {
                 return Err(std::io::ErrorKind::ConnectionRefused.into());
             }

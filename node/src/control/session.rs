@@ -32,7 +32,8 @@ use crate::{
     tailcfg::RegisterResponse,
 };
 
-/// Dial, TLS, key, Noise and HTTP/2 together (Go: 10 s).
+/// Dial, TLS, and the key; then, with another dial, Noise and HTTP/2. Each has this time for itself (Go: 10 s): a plan of
+/// dead addresses takes half of it from every dial.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two waits for a login, should the server not really wait.
@@ -87,11 +88,7 @@ impl Session {
     }
 
     async fn attempt(&mut self) -> Result<Infallible, SessionError> {
-        let connected = timeout(CONNECT_TIMEOUT, self.connect()).await;
-        let connection = connected
-            .unwrap_or_else(late("connect", CONNECT_TIMEOUT))
-            // The server may have another key than when we asked; Go's then doesn't answer at all.
-            .inspect_err(|_| self.server_key = None)?;
+        let connection = self.connect().await?;
         self.log_in(connection.client()).await?;
         self.stream(&connection).await
     }
@@ -99,18 +96,24 @@ impl Session {
     async fn connect(&mut self) -> Result<Connection, SessionError> {
         let key = match self.server_key {
             Some(key) => key,
-            None => fetch_key(&*self.dialer, &self.server).await?,
+            None => timeout(CONNECT_TIMEOUT, fetch_key(&*self.dialer, &self.server))
+                .await
+                .unwrap_or_else(late("key", CONNECT_TIMEOUT))?,
         };
-        self.server_key = Some(key);
-        Connection::open(
+        let opening = Connection::open(
             &*self.dialer,
             &self.server,
             &key,
             self.state.machine_key.clone(),
             self.tasks.clone(),
             self.cancel.child_token(),
-        )
-        .await
+        );
+        let connected = timeout(CONNECT_TIMEOUT, opening)
+            .await
+            .unwrap_or_else(late("connect", CONNECT_TIMEOUT));
+        // After a failure it is asked for again: Go's server doesn't answer at all to who has an old one.
+        self.server_key = connected.is_ok().then_some(key);
+        connected
     }
 
     async fn log_in(&mut self, client: &Client) -> Result<(), SessionError> {

@@ -260,6 +260,19 @@ async fn a_server_with_a_new_key_is_found_again() {
     lab.running().await;
 }
 
+/// As with a dial plan whose addresses are all dead: DNS has its turn after 5 s.
+#[tokio::test(start_paused = true)]
+async fn dials_that_take_most_of_the_time_are_no_end_even_when_the_key_must_be_fetched() {
+    let (mut lab, stream) = Lab::start().await;
+    *lab.network.slowness.lock().unwrap() = Duration::from_secs(6);
+    lab.network.change_key();
+    drop(stream);
+    let again = timeout(Duration::from_secs(120), lab.server.stream()).await;
+    let stream = again.expect("a session").open();
+    stream.send(&self_node(""));
+    lab.running().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn messages_that_make_no_sense_cost_a_stream_and_not_the_session() {
     let (mut lab, stream) = Lab::start().await;
