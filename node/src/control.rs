@@ -90,7 +90,8 @@ fn spawn_with(
     tasks: &TaskTracker,
     cancel: CancellationToken,
 ) -> (Control, NodeKeyWatch) {
-    let (requests_sender, requests) = mpsc::channel(MAX_QUEUED_REQUESTS);
+    let (set_dns_sender, set_dns) = mpsc::channel(MAX_QUEUED_REQUESTS);
+    let (logout_sender, logouts) = mpsc::channel(1);
     let (netmap_sender, netmap) = watch::channel(None);
     let (node_key_sender, node_key) = watch::channel(state.node_key.clone());
     let (status_sender, status) = watch::channel(ControlStatus::Connecting {
@@ -100,7 +101,8 @@ fn spawn_with(
     let control = Control {
         netmap,
         status,
-        requests: requests_sender,
+        set_dns: set_dns_sender,
+        logouts: logout_sender,
     };
     let ready = Origin::of_server(&config.url)
         .map_err(|e| format!("control URL: {e}"))
@@ -126,7 +128,7 @@ fn spawn_with(
                 tasks: tasks.clone(),
                 cancel,
                 local,
-                requests,
+                set_dns,
                 status: status_sender,
                 node_key: node_key_sender,
                 maps: Maps {
@@ -138,11 +140,12 @@ fn spawn_with(
                 state,
                 server_key: None,
                 login: Some(login),
+                connection: None,
                 backoff: backoff::Backoff::default(),
             };
             tasks.spawn(async move {
                 tokio::select! {
-                    () = session.run() => {}
+                    () = session.run(logouts) => {}
                     never = cut_off_peers(peers_end, Timestamp::now) => match never {},
                 }
             });
@@ -293,7 +296,8 @@ pub struct Control {
     pub netmap: watch::Receiver<Option<Arc<Netmap>>>,
     /// Where the session stands.
     pub status: watch::Receiver<ControlStatus>,
-    pub(crate) requests: mpsc::Sender<Request>,
+    set_dns: mpsc::Sender<SetDns>,
+    logouts: mpsc::Sender<Done>,
 }
 
 impl Control {
@@ -303,24 +307,26 @@ impl Control {
     /// When control refuses, or no session is up in time.
     pub async fn set_dns(&self, name: &str, value: &str) -> Result<(), ControlError> {
         let (name, value) = (name.to_owned(), value.to_owned());
-        self.ask(|done| Request::SetDns { name, value, done }).await
+        self.ask(&self.set_dns, |done| SetDns { name, value, done }).await
     }
 
-    /// Logs out: the node key ends now, a new one is stored, and the session ends.
+    /// Logs out: the node key ends now, a new one is stored, and the session ends, whatever it has come to.
     ///
     /// # Errors
-    /// When control refuses, no session is up in time, or the new state can't be stored.
+    /// When control refuses or can't be reached, though the login is forgotten here all the same; when that can't be
+    /// stored; when the session has ended already.
     pub async fn logout(&self) -> Result<(), ControlError> {
-        self.ask(|done| Request::Logout { done }).await
+        self.ask(&self.logouts, |done| done).await
     }
 
-    async fn ask(
+    async fn ask<T>(
         &self,
-        request: impl FnOnce(oneshot::Sender<Result<(), ControlError>>) -> Request,
+        session: &mpsc::Sender<T>,
+        request: impl FnOnce(Done) -> T,
     ) -> Result<(), ControlError> {
         let (done, answer) = oneshot::channel();
         let exchange = async {
-            let sent = self.requests.send(request(done)).await;
+            let sent = session.send(request(done)).await;
             sent.map_err(|_| ControlError::NoSession)?;
             answer.await.unwrap_or(Err(ControlError::NoSession))
         };
@@ -332,19 +338,15 @@ impl Control {
     }
 }
 
-/// A request over the Noise session.
+/// Where the outcome of a request is waited for.
+type Done = oneshot::Sender<Result<(), ControlError>>;
+
+/// Publish a TXT record for an ACME challenge.
 #[derive(Debug)]
-pub(crate) enum Request {
-    /// Publish a TXT record for an ACME challenge.
-    SetDns {
-        name: String,
-        value: String,
-        done: oneshot::Sender<Result<(), ControlError>>,
-    },
-    /// Log out: the node key ends now.
-    Logout {
-        done: oneshot::Sender<Result<(), ControlError>>,
-    },
+struct SetDns {
+    name: String,
+    value: String,
+    done: Done,
 }
 
 /// Why a request to control failed.

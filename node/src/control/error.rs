@@ -42,8 +42,6 @@ pub(super) enum SessionError {
     StreamEnded,
     #[error("the node key has ended")]
     KeyExpired,
-    #[error("logged out")]
-    LoggedOut,
     #[error("no randomness: {0}")]
     Random(#[from] getrandom::Error),
     #[error("keep the login: {0}")]

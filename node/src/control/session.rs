@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    C2n, ControlConfig, ControlStatus, LocalState, Persist, Request,
+    C2n, ControlConfig, ControlError, ControlStatus, Done, LocalState, Persist, SetDns,
     backoff::{self, Backoff},
     connection::{Client, Connection, expect_ok, fetch_key},
     dial::Dial,
@@ -36,6 +36,8 @@ use crate::{
 /// dead addresses takes half of it from every dial.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(60);
+/// For all of a logout that concerns control: who logs out waits for it.
+const LOGOUT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two waits for a login, should the server not really wait.
 const FOLLOWUP_PAUSE: Duration = Duration::from_secs(1);
 
@@ -50,7 +52,7 @@ pub(super) struct Session {
     pub(super) tasks: TaskTracker,
     pub(super) cancel: CancellationToken,
     pub(super) local: watch::Receiver<LocalState>,
-    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) set_dns: mpsc::Receiver<SetDns>,
     pub(super) status: watch::Sender<ControlStatus>,
     pub(super) node_key: watch::Sender<NodePrivate>,
     pub(super) maps: Maps,
@@ -61,25 +63,34 @@ pub(super) struct Session {
     pub(super) server_key: Option<MachinePublic>,
     /// What is left to do before the map may be asked for.
     pub(super) login: Option<Login>,
+    /// The one of the attempt under way.
+    pub(super) connection: Option<Arc<Connection>>,
     pub(super) backoff: Backoff,
 }
 
 impl Session {
-    /// Runs until the token is cancelled or the node logged out.
-    pub(super) async fn run(mut self) {
+    /// Runs until the token is cancelled or somebody logs out.
+    pub(super) async fn run(mut self, mut logouts: mpsc::Receiver<Done>) {
         let cancel = self.cancel.clone();
-        cancel.run_until_cancelled(self.attempts()).await;
+        let life = async {
+            let done = tokio::select! {
+                biased;
+                Some(done) = logouts.recv() => done,
+                end = self.attempts() => match end {},
+            };
+            let result = self.log_out().await;
+            let _ = done.send(result.map_err(ControlError::from));
+            self.status.send_replace(ControlStatus::Refused {
+                reason: "logged out".to_owned(),
+            });
+        };
+        cancel.run_until_cancelled(life).await;
     }
 
-    async fn attempts(&mut self) {
+    async fn attempts(&mut self) -> Infallible {
         loop {
             let Err(error) = self.attempt().await;
-            if matches!(error, SessionError::LoggedOut) {
-                self.status.send_replace(ControlStatus::Refused {
-                    reason: error.to_string(),
-                });
-                return;
-            }
+            self.connection = None;
             let wait = self.failed(&error);
             let retry_ms = wait.as_millis();
             tracing::info!(server = %self.server, %error, retry_ms, "No control session");
@@ -88,7 +99,8 @@ impl Session {
     }
 
     async fn attempt(&mut self) -> Result<Infallible, SessionError> {
-        let connection = self.connect().await?;
+        let connection = Arc::new(self.connect().await?);
+        self.connection = Some(Arc::clone(&connection));
         self.log_in(connection.client()).await?;
         self.stream(&connection).await
     }
@@ -215,6 +227,45 @@ impl Session {
             changed
         });
         Ok(())
+    }
+
+    /// The login is forgotten whether control can be told or not (Go: `Direct.TryLogout`).
+    async fn log_out(&mut self) -> Result<(), SessionError> {
+        let told = match self.state.registered {
+            true => timeout(LOGOUT_TIMEOUT, self.end_key())
+                .await
+                .unwrap_or_else(late("log out", LOGOUT_TIMEOUT)),
+            false => Ok(()),
+        };
+        let mut state = self.state.clone();
+        state.node_key = NodePrivate::generate()?;
+        state.registered = false;
+        self.persist.persist(state).await?;
+        told
+    }
+
+    async fn end_key(&mut self) -> Result<(), SessionError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Arc::new(self.connect().await?),
+        };
+        let hostinfo = self.identity.hostinfo(&self.local.borrow());
+        let request = register::logout(&self.state, self.identity.nl_key(), hostinfo);
+        let keys = [request.node_key];
+        let sent = connection
+            .client()
+            .post_json("/machine/register", &keys, &request);
+        let body = expect_ok("log out", sent.await?).await?;
+        let answer: RegisterResponse =
+            serde_json::from_slice(&body).map_err(|e| SessionError::Body(e.to_string()))?;
+        match answer.error.is_empty() {
+            true => Ok(()),
+            false => Err(SessionError::Answer {
+                what: "log out",
+                status: StatusCode::OK,
+                text: answer.error,
+            }),
+        }
     }
 
     /// Says what has failed, and prepares the next attempt; returns the time until then.

@@ -7,26 +7,24 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, watch},
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    ControlError, ControlStatus, LocalState, Persist, REQUEST_TIMEOUT, Request,
+    ControlError, ControlStatus, LocalState, SetDns,
     backoff::{self, Backoff},
     connection::{Client, Connection, expect_ok},
     error::SessionError,
     frames::{Frames, TooLong},
     identity::Identity,
     ping::Answerer,
-    register,
     session::{Session, late},
 };
 use crate::{
-    key::{NodePrivate, NodePublic},
+    key::NodePublic,
     netmap::{Merger, Netmap},
-    state::NodeState,
     tailcfg::{MapResponse, PingRequest, SetDnsRequest},
 };
 
@@ -50,8 +48,7 @@ impl Session {
         let talk = Talk {
             client: client.clone(),
             identity: Arc::clone(&self.identity),
-            state: self.state.clone(),
-            persist: Arc::clone(&self.persist),
+            key: self.state.node_key.public(),
             jobs,
             local: self.local.clone(),
         };
@@ -68,18 +65,10 @@ impl Session {
             biased;
             end = maps => end,
             end = talk.updates() => match end {},
-            done = talk.requests(&mut self.requests) => {
-                // The stream is not read meanwhile: it would tell that the node key has ended.
-                let result = talk.log_out().await;
-                let gone = result.is_ok();
-                let _ = done.send(result.map_err(ControlError::from));
-                Err(if gone { SessionError::LoggedOut } else { SessionError::StreamEnded })
-            }
+            end = talk.publish(&mut self.set_dns) => match end {},
         }
     }
 }
-
-type Done = oneshot::Sender<Result<(), ControlError>>;
 
 /// Tasks that end with the connection.
 struct Jobs {
@@ -106,23 +95,18 @@ impl Jobs {
 struct Talk {
     client: Client,
     identity: Arc<Identity>,
-    state: NodeState,
-    persist: Arc<dyn Persist>,
+    key: NodePublic,
     jobs: Jobs,
     local: watch::Receiver<LocalState>,
 }
 
 impl Talk {
-    fn key(&self) -> NodePublic {
-        self.state.node_key.public()
-    }
-
     /// Tells control about ourselves, now and after every change. What fails is repeated with what is then
     /// true; if the connection is to blame, the map stream ends too.
     async fn updates(&self) -> Infallible {
         let mut local = self.local.clone();
         let mut backoff = Backoff::default();
-        let key = self.key();
+        let key = self.key;
         loop {
             let request = self.identity.map_request(&local.borrow_and_update(), key, false);
             let update = async {
@@ -147,13 +131,13 @@ impl Talk {
         }
     }
 
-    /// Serves the handles; ends when one of them wants to log out.
-    async fn requests(&self, requests: &mut mpsc::Receiver<Request>) -> Done {
+    /// Publishes records for the handles.
+    async fn publish(&self, requests: &mut mpsc::Receiver<SetDns>) -> Infallible {
         loop {
             match requests.recv().await {
-                Some(Request::SetDns { name, value, done }) if !done.is_closed() => {
+                Some(SetDns { name, value, done }) if !done.is_closed() => {
                     let client = self.client.clone();
-                    let key = self.key();
+                    let key = self.key;
                     let accepted = self.jobs.spawn(async move {
                         let result = set_dns(&client, key, name, value).await;
                         let _ = done.send(result.map_err(ControlError::from));
@@ -162,31 +146,10 @@ impl Talk {
                         tracing::warn!("Too many requests to control at once, one is dropped");
                     }
                 }
-                Some(Request::Logout { done }) if !done.is_closed() => return done,
                 Some(_) => {}
                 None => return pending().await,
             }
         }
-    }
-
-    async fn log_out(&self) -> Result<(), SessionError> {
-        let hostinfo = self.identity.hostinfo(&self.local.borrow());
-        let request = register::logout(&self.state, self.identity.nl_key(), hostinfo);
-        let exchange = async {
-            let keys = [request.node_key];
-            let response = self
-                .client
-                .post_json("/machine/register", &keys, &request)
-                .await?;
-            expect_ok("log out", response).await
-        };
-        timeout(REQUEST_TIMEOUT, exchange)
-            .await
-            .unwrap_or_else(late("log out", REQUEST_TIMEOUT))?;
-        let mut state = self.state.clone();
-        state.node_key = NodePrivate::generate()?;
-        state.registered = false;
-        Ok(self.persist.persist(state).await?)
     }
 }
 
@@ -226,7 +189,7 @@ impl Maps {
         status: &watch::Sender<ControlStatus>,
         backoff: &mut Backoff,
     ) -> Result<Infallible, SessionError> {
-        let key = talk.key();
+        let key = talk.key;
         let request = talk.identity.map_request(&talk.local.borrow(), key, true);
         let opening = async {
             let response = talk.client.post_json("/machine/map", &[key], &request).await?;

@@ -536,6 +536,111 @@ async fn a_logout_ends_the_key_and_the_session() {
     assert!(matches!(control.logout().await, Err(ControlError::NoSession)));
 }
 
+/// Answers a logout of `key`.
+async fn takes_logout(server: &mut Server, key: NodePublic) {
+    let bye = server.call(|call| call.body.get("Expiry").is_some()).await;
+    assert_eq!(bye.path, "/machine/register");
+    assert_eq!(bye.body["NodeKey"], key.to_string());
+    assert_eq!(bye.body["Expiry"], "1970-01-01T00:02:03Z");
+    bye.answer(200, "{}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_needs_no_map_stream() {
+    // Control refuses the key; the next attempt is minutes away.
+    let mut refused = lab(None, true);
+    for _ in 0..20 {
+        refused.server.register().await.answer(403, "go away");
+    }
+    refused
+        .status(|s| matches!(s, ControlStatus::Refused { .. }))
+        .await;
+    // The key has ended and can't be renewed.
+    let mut expired = lab(Some("tskey-auth-1"), true);
+    expired
+        .server
+        .register()
+        .await
+        .answer(200, r#"{"NodeKeyExpired":true}"#);
+    expired
+        .server
+        .register()
+        .await
+        .answer(200, r#"{"Error":"used up"}"#);
+    expired.status(|s| *s == ControlStatus::KeyExpired).await;
+    // The key has ended and somebody would have to log in.
+    let mut waiting = lab(None, true);
+    waiting
+        .server
+        .register()
+        .await
+        .answer(200, r#"{"NodeKeyExpired":true}"#);
+    waiting
+        .server
+        .register()
+        .await
+        .answer(200, r#"{"AuthURL":"http://control.test/a/1"}"#);
+    let _followup = waiting.server.register().await;
+    waiting
+        .status(|s| matches!(s, ControlStatus::NeedsLogin { .. }))
+        .await;
+    for mut lab in [refused, expired, waiting] {
+        let key = lab.node_key.borrow().public();
+        let (control, asked) = (lab.control.clone(), Instant::now());
+        let ((), result) = tokio::join!(takes_logout(&mut lab.server, key), control.logout());
+        result.unwrap();
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        let (stored, registered) = lab.store.last();
+        assert!(stored != key && !registered);
+        lab.tasks.close();
+        timeout(Duration::from_secs(60), lab.tasks.wait()).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_control_does_not_hear_of_says_so_soon_and_is_kept_all_the_same() {
+    let unreachable = lab(None, true);
+    unreachable.network.down.store(true, Ordering::Relaxed);
+    let silent = lab(None, true);
+    *silent.network.slowness.lock().unwrap() = Duration::from_secs(3600);
+    for (lab, reason) in [
+        (unreachable, "connect to http://control.test"),
+        (silent, "did not answer"),
+    ] {
+        sleep(Duration::from_secs(100)).await;
+        let asked = Instant::now();
+        let error = lab.control.logout().await.unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+        assert!(
+            asked.elapsed() <= Duration::from_secs(20),
+            "{:?}",
+            asked.elapsed()
+        );
+        assert!(!lab.store.last().1);
+    }
+    let (mut refusing, _stream) = Lab::start().await;
+    let control = refusing.control.clone();
+    let refuse = async {
+        refusing
+            .server
+            .register()
+            .await
+            .answer(200, r#"{"Error":"never"}"#)
+    };
+    let ((), result) = tokio::join!(refuse, control.logout());
+    assert!(result.unwrap_err().to_string().contains("never"));
+    assert!(!refusing.store.last().1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_not_logged_in_logs_out_at_once() {
+    let lab = lab(Some("tskey-auth-1"), false);
+    lab.network.down.store(true, Ordering::Relaxed);
+    sleep(Duration::from_secs(10)).await;
+    lab.control.logout().await.unwrap();
+    assert!(!lab.store.last().1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn cancelling_ends_every_task_in_every_state() {
     async fn ends(lab: Lab) {
