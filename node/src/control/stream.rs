@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,23 +33,26 @@ const WATCHDOG: Duration = Duration::from_secs(120);
 const UPDATE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long control may ask us to wait before the next message (Go: `handleDebugMessage`).
 const MAX_SLEEP: Duration = Duration::from_secs(300);
-/// Answers and requests under way at once.
-const MAX_JOBS: usize = 8;
+/// Control's questions that are answered at once; one too many is dropped, for control to ask again.
+const MAX_QUESTIONS: usize = 8;
+/// Records that are published at once; the others wait.
+const MAX_RECORDS: usize = 8;
 
 impl Session {
     /// Returns when the stream has ended, which it does only by failing.
     pub(super) async fn stream(&mut self, connection: &Connection) -> Result<Infallible, SessionError> {
         let client = connection.client();
-        let jobs = Jobs {
+        let jobs = |most| Jobs {
             tasks: self.tasks.clone(),
             cancel: connection.cancel().clone(),
-            permits: Arc::new(Semaphore::new(MAX_JOBS)),
+            permits: Arc::new(Semaphore::new(most)),
         };
         let talk = Talk {
             client: client.clone(),
             identity: Arc::clone(&self.identity),
             key: self.state.node_key.public(),
-            jobs,
+            questions: jobs(MAX_QUESTIONS),
+            records: jobs(MAX_RECORDS),
             local: self.local.clone(),
         };
         let answerer = Answerer {
@@ -70,7 +73,7 @@ impl Session {
     }
 }
 
-/// Tasks that end with the connection.
+/// Tasks that end with the connection, so many at once.
 struct Jobs {
     tasks: TaskTracker,
     cancel: CancellationToken,
@@ -78,16 +81,25 @@ struct Jobs {
 }
 
 impl Jobs {
-    fn spawn(&self, job: impl Future<Output = ()> + Send + 'static) -> bool {
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            return false;
-        };
+    /// `false`: there are too many.
+    fn try_spawn(&self, job: impl Future<Output = ()> + Send + 'static) -> bool {
+        let permit = Arc::clone(&self.permits).try_acquire_owned();
+        permit.map(|permit| self.start(permit, job)).is_ok()
+    }
+
+    /// Waits until there are few enough.
+    async fn spawn(&self, job: impl Future<Output = ()> + Send + 'static) {
+        if let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
+            self.start(permit, job);
+        }
+    }
+
+    fn start(&self, permit: OwnedSemaphorePermit, job: impl Future<Output = ()> + Send + 'static) {
         let cancel = self.cancel.clone();
         self.tasks.spawn(async move {
             cancel.run_until_cancelled(job).await;
             drop(permit);
         });
-        true
     }
 }
 
@@ -96,7 +108,8 @@ struct Talk {
     client: Client,
     identity: Arc<Identity>,
     key: NodePublic,
-    jobs: Jobs,
+    questions: Jobs,
+    records: Jobs,
     local: watch::Receiver<LocalState>,
 }
 
@@ -133,23 +146,26 @@ impl Talk {
 
     /// Publishes records for the handles.
     async fn publish(&self, requests: &mut mpsc::Receiver<SetDns>) -> Infallible {
-        loop {
-            match requests.recv().await {
-                Some(SetDns { name, value, done }) if !done.is_closed() => {
-                    let client = self.client.clone();
-                    let key = self.key;
-                    let accepted = self.jobs.spawn(async move {
-                        let result = set_dns(&client, key, name, value).await;
+        while let Some(SetDns {
+            name,
+            value,
+            mut done,
+        }) = requests.recv().await
+        {
+            let (client, key) = (self.client.clone(), self.key);
+            let publish = async move {
+                tokio::select! {
+                    biased;
+                    // Who asked waits for a limited time.
+                    () = done.closed() => {}
+                    result = set_dns(&client, key, name, value) => {
                         let _ = done.send(result.map_err(ControlError::from));
-                    });
-                    if !accepted {
-                        tracing::warn!("Too many requests to control at once, one is dropped");
                     }
                 }
-                Some(_) => {}
-                None => return pending().await,
-            }
+            };
+            self.records.spawn(publish).await;
         }
+        pending().await
     }
 }
 
@@ -177,7 +193,7 @@ async fn set_dns(
 pub(super) struct Maps {
     pub(super) merger: Merger,
     pub(super) netmap: watch::Sender<Option<Arc<Netmap>>>,
-    /// The URL of the last question: control repeats it in every message until it is answered.
+    /// The URL of the last question that was taken up: control repeats it in every message until it is answered.
     pub(super) last_ping: String,
 }
 
@@ -216,7 +232,7 @@ impl Maps {
                 answerer.dialer.set_plan(&answerer.server, plan);
             }
             if let Some(ping) = response.ping_request.clone() {
-                self.answer(ping, answerer, &talk.jobs);
+                self.answer(ping, answerer, &talk.questions);
             }
             let pause = response.debug.as_ref().map_or(0.0, |d| d.sleep_seconds);
             if let Some(netmap) = self.merge(response)? {
@@ -256,12 +272,14 @@ impl Maps {
             .map_err(|e| SessionError::Map(e.to_string()))
     }
 
-    fn answer(&mut self, ping: PingRequest, answerer: &Answerer, jobs: &Jobs) {
+    fn answer(&mut self, ping: PingRequest, answerer: &Answerer, questions: &Jobs) {
         if ping.url.is_empty() || ping.url == self.last_ping {
             return;
         }
-        self.last_ping.clone_from(&ping.url);
-        if !jobs.spawn(answerer.clone().answer(ping)) {
+        let url = ping.url.clone();
+        if questions.try_spawn(answerer.clone().answer(ping)) {
+            self.last_ping = url;
+        } else {
             tracing::warn!("Too many questions of control at once, one is not answered");
         }
     }

@@ -486,6 +486,70 @@ async fn questions_are_answered_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_question_that_was_one_too_many_is_answered_when_it_is_asked_again() {
+    let (mut lab, stream) = Lab::start().await;
+    let ask = |n: usize| {
+        let url = format!("https://unused/ping/{n}");
+        stream.send(&format!(
+            r#"{{"KeepAlive":true,"PingRequest":{{"URL":"{url}","URLIsNoise":true}}}}"#
+        ));
+    };
+    (0..9).for_each(ask);
+    let mut taken = Vec::new();
+    for n in 0..8 {
+        taken.push(lab.server.path(&format!("/ping/{n}")).await);
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(lab.server.waiting(), 0);
+    taken.remove(0).answer(200, "");
+    sleep(Duration::from_secs(1)).await;
+    ask(8);
+    let again = timeout(Duration::from_secs(1), lab.server.path("/ping/8")).await;
+    again.expect("it is answered").answer(200, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_records_at_once_take_turns() {
+    let (mut lab, _stream) = Lab::start().await;
+    let mut asking = tokio::task::JoinSet::new();
+    for n in 0..40 {
+        let control = lab.control.clone();
+        asking.spawn(async move { control.set_dns(&format!("n{n}"), "v").await });
+    }
+    for left in (0..40).rev() {
+        sleep(Duration::from_secs(1)).await;
+        let under_way = lab.server.waiting();
+        assert_eq!(under_way, (left + 1).min(8));
+        lab.server.path("/machine/set-dns").await.answer(200, "{}");
+    }
+    for result in asking.join_all().await {
+        result.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_control_never_answers_for_hold_up_neither_its_questions_nor_later_ones() {
+    let (mut lab, stream) = Lab::start().await;
+    let mut asking = tokio::task::JoinSet::new();
+    let mut ignored = Vec::new();
+    for n in 0..8 {
+        let control = lab.control.clone();
+        asking.spawn(async move { control.set_dns(&format!("n{n}"), "v").await });
+        ignored.push(lab.server.path("/machine/set-dns").await);
+    }
+    stream.send(r#"{"KeepAlive":true,"PingRequest":{"URL":"https://unused/ping/1","URLIsNoise":true}}"#);
+    let head = timeout(Duration::from_secs(1), lab.server.path("/ping/1")).await;
+    head.expect("the question is answered").answer(200, "");
+    for result in asking.join_all().await {
+        assert!(matches!(result, Err(ControlError::Timeout(_))), "{result:?}");
+    }
+    let control = lab.control.clone();
+    let answer = async { lab.server.path("/machine/set-dns").await.answer(200, "{}") };
+    let ((), result) = tokio::join!(answer, control.set_dns("x", "y"));
+    result.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn dns_records_are_set_or_the_reason_is_told() {
     let (mut lab, _stream) = Lab::start().await;
     let control = lab.control.clone();
