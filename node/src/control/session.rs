@@ -36,6 +36,8 @@ use crate::{
 /// dead addresses takes half of it from every dial.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two questions whether a key that has ended is good again.
+const EXTENSION_PAUSE: Duration = Duration::from_secs(120);
 /// For all of a logout that concerns control: who logs out waits for it.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two waits for a login, should the server not really wait.
@@ -145,7 +147,14 @@ impl Session {
                 login.auth_key = Some(key);
                 self.login = Some(login.clone());
             }
-            let answer = self.register(client, &login).await?;
+            let answer = tokio::select! {
+                answer = self.register(client, &login) => answer?,
+                () = self.extended(client), if login.renewal && login.followup.is_some() => {
+                    self.adopt(&Login::default()).await?;
+                    self.login = None;
+                    break;
+                }
+            };
             match login.next(answer, self.config.credential.is_some()) {
                 Next::Done { approved } => {
                     self.adopt(&login).await?;
@@ -177,6 +186,19 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Returns when an administrator has put off the end of the key that we have. Go's map stream stays up meanwhile and
+    /// tells it; we ask.
+    async fn extended(&self, client: &Client) {
+        let login = Login::default();
+        loop {
+            sleep(EXTENSION_PAUSE).await;
+            let answer = self.register(client, &login).await;
+            if answer.is_ok_and(|answer| matches!(login.next(answer, false), Next::Done { .. })) {
+                return;
+            }
+        }
     }
 
     async fn register(&self, client: &Client, login: &Login) -> Result<RegisterResponse, SessionError> {

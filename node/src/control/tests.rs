@@ -441,6 +441,43 @@ async fn a_key_that_has_ended_is_replaced_by_the_auth_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_that_is_extended_ends_the_wait_for_a_login() {
+    let waits = |call: &Call| call.body["Followup"].as_str().is_some_and(|url| !url.is_empty());
+    let (mut lab, stream) = Lab::start().await;
+    let key = lab.node_key.borrow_and_update().public();
+    stream.send(&self_node(r#","KeyExpiry":"2020-01-02T03:04:05Z""#));
+    let url = r#"{"AuthURL":"http://control.test/a/1"}"#;
+    lab.server.register().await.answer(200, url);
+    let _followup = lab.server.call(waits).await;
+    for answer in [r#"{"NodeKeyExpired":true}"#, url, OK] {
+        let refresh = timeout(Duration::from_secs(600), lab.server.register()).await;
+        let refresh = refresh.expect("the old key is asked about");
+        assert_eq!(refresh.body["NodeKey"], key.to_string());
+        assert_eq!(refresh.body["Followup"], "");
+        let status = lab.control.status.borrow().clone();
+        assert!(matches!(status, ControlStatus::NeedsLogin { .. }), "{status:?}");
+        refresh.answer(200, answer);
+    }
+    let stream = lab.server.stream().await;
+    assert_eq!(stream.body["NodeKey"], key.to_string());
+    let stream = stream.open();
+    stream.send(&self_node(""));
+    lab.running().await;
+    assert!(!lab.node_key.has_changed().unwrap());
+
+    // And who logs in after all has the new key.
+    stream.send(&self_node(r#","KeyExpiry":"2020-01-02T03:04:05Z""#));
+    lab.server.register().await.answer(200, url);
+    let followup = lab.server.call(waits).await;
+    let refresh = lab.server.register().await;
+    refresh.answer(200, r#"{"NodeKeyExpired":true}"#);
+    let new = followup.body["NodeKey"].clone();
+    assert_ne!(new, key.to_string());
+    followup.answer(200, OK);
+    assert_eq!(lab.server.stream().await.body["NodeKey"], new);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_control_has_forgotten_registers_again() {
     let (mut lab, stream) = Lab::start().await;
     drop(stream);
