@@ -74,7 +74,7 @@ type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// What is known about one name's certificate.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    /// The store has been read.
+    /// The store has been read, and the name is kept fresh.
     loaded: bool,
     pair: Option<Pair>,
     /// When the pair is to be renewed.
@@ -85,6 +85,8 @@ struct Known {
     issuing: bool,
     failures: plan::Failures,
     failed: Option<Failed>,
+    /// When the authority may be asked for its renewal window again.
+    ask_again: Option<Timestamp>,
 }
 
 /// The newest failure.
@@ -184,26 +186,32 @@ impl CertStore {
     }
 
     /// Takes a name out of those that are kept fresh. What is stored stays.
+    ///
+    /// An issuance under way goes on, and a pause that the authority wants is kept: both are found again by the next
+    /// [`CertStore::get`].
     pub fn forget(&self, domain: &str) {
-        if let Ok(name) = Name::parse(domain) {
-            self.0.names.lock().remove(&name);
+        let Ok(name) = Name::parse(domain) else { return };
+        if let Some(known) = self.0.names.lock().get(&name) {
+            known.send_modify(Known::forget);
         }
     }
 
     /// What control asks by c2n (`GET /tls-cert-status`): JSON about a certificate that we have. Never starts
-    /// an issuance, and knows only names that were asked for with [`CertStore::get`] before.
-    pub fn tls_cert_status(&self, domain: &str) -> String {
-        let known = Name::parse(domain).ok().and_then(|name| {
-            let known = self.0.names.lock().get(&name)?.borrow().clone();
-            Some(known)
-        });
-        status::json(known.as_ref().and_then(|known| known.pair.as_ref()), self.0.now())
+    /// an issuance, nor is the name kept fresh because of it.
+    pub async fn tls_cert_status(&self, domain: &str) -> String {
+        let pair = match Name::parse(domain) {
+            Ok(name) => self.0.look_up(&name).await,
+            Err(_) => None,
+        };
+        status::json(pair.as_ref(), self.0.now())
     }
 }
 
 impl std::fmt::Debug for CertStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.names.lock().keys()).finish()
+        let names = self.0.names.lock();
+        let kept = names.iter().filter(|(_, known)| known.borrow().loaded);
+        f.debug_set().entries(kept.map(|(name, _)| name)).finish()
     }
 }
 
@@ -219,6 +227,13 @@ impl Known {
         self.pair = Some(pair);
         self.failures = plan::Failures::default();
         self.failed = None;
+        self.ask_again = None;
+    }
+
+    fn forget(&mut self) {
+        self.loaded = false;
+        self.pair = None;
+        self.due = None;
     }
 
     /// There is something to do, and it may be tried.
@@ -238,25 +253,47 @@ impl Inner {
     async fn known(&self, name: &Name) -> Result<watch::Sender<Known>, Error> {
         let known = self.names.lock().entry(name.clone()).or_default().clone();
         if !known.borrow().loaded {
-            let (chain, key) = name.keys();
-            let chain = self.store.read(&chain).await?;
-            let key = self.store.read(&key).await?;
+            let stored = self.stored(name).await?;
             let now = self.now();
             known.send_if_modified(|known| {
                 if known.loaded {
                     return false; // somebody else was faster
                 }
                 known.loaded = true;
-                if let (Some(chain), Some(key)) = (chain, key) {
-                    match Pair::parse(name.as_str(), &chain, &key) {
-                        Ok(pair) => known.hold(pair, now),
-                        Err(reason) => tracing::warn!(%name, reason, "The stored certificate can't be used"),
-                    }
+                if let Some(pair) = stored {
+                    known.hold(pair, now);
                 }
                 true
             });
         }
         Ok(known)
+    }
+
+    async fn stored(&self, name: &Name) -> Result<Option<Pair>, Error> {
+        let (chain, key) = name.keys();
+        let chain = self.store.read(&chain).await?;
+        let key = self.store.read(&key).await?;
+        let (Some(chain), Some(key)) = (chain, key) else {
+            return Ok(None);
+        };
+        let pair = Pair::parse(name.as_str(), &chain, &key);
+        Ok(pair
+            .inspect_err(|reason| tracing::warn!(%name, reason, "The stored certificate can't be used"))
+            .ok())
+    }
+
+    /// The certificate that we have, also of a name that nobody has asked for yet.
+    async fn look_up(&self, name: &Name) -> Option<Pair> {
+        let known = self.names.lock().get(name).map(|known| known.borrow().clone());
+        match known.filter(|known| known.loaded) {
+            Some(known) => known.pair,
+            None => {
+                let stored = self.stored(name).await;
+                let stored =
+                    stored.inspect_err(|error| tracing::warn!(%name, %error, "No look at a certificate"));
+                stored.ok().flatten()
+            }
+        }
     }
 
     /// Starts an issuance unless one is running; it doesn't end with whoever asked for it.
@@ -330,6 +367,7 @@ impl Inner {
                 .names
                 .lock()
                 .iter()
+                .filter(|(_, known)| known.borrow().loaded)
                 .map(|(n, k)| (n.clone(), k.clone()))
                 .collect();
             for (name, known) in names {
@@ -344,13 +382,20 @@ impl Inner {
     }
 
     async fn ask_for_window(&self, known: &watch::Sender<Known>) {
-        let Some(pair) = known.borrow().pair.clone() else {
+        let now = self.now();
+        let (pair, ask_again) = {
+            let known = known.borrow();
+            (known.pair.clone(), known.ask_again)
+        };
+        let Some(pair) = pair.filter(|_| ask_again.is_none_or(|at| at <= now)) else {
             return;
         };
-        let window = self.authority.renewal_window(pair.leaf(), &*self.store).await;
-        if window.is_some() {
-            let now = self.now();
-            known.send_modify(|known| known.due = Some(plan::due(pair.validity, window, now, known.jitter)));
+        let asked = self.authority.renewal_window(pair.leaf(), &*self.store).await;
+        if let Some((window, pause)) = asked {
+            known.send_modify(|known| {
+                known.due = Some(plan::due(pair.validity, Some(window), now, known.jitter));
+                known.ask_again = Some(plan::ask_again(pause, now));
+            });
         }
     }
 }

@@ -401,8 +401,8 @@ pub trait C2n: Send + Sync + 'static {
         r#"{"ServicesHash":""}"#.to_owned()
     }
     /// `GET /tls-cert-status?domain=`: JSON body of `C2NTLSCertInfo`.
-    fn tls_cert_status(&self, _domain: &str) -> String {
-        r#"{"Missing":true}"#.to_owned()
+    fn tls_cert_status(&self, _domain: &str) -> Answer<String> {
+        Box::pin(std::future::ready(r#"{"Missing":true}"#.to_owned()))
     }
 }
 

@@ -84,9 +84,9 @@ impl IssueError {
         match self {
             Self::Acme { source, .. } => matches!(source, AcmeError::Api(_) | AcmeError::Timeout(_)),
             Self::Refused { .. } | Self::NoDnsChallenge | Self::Unusable(_) | Self::Timeout(_) => true,
-            // The authority has done its part and will be asked for all of it again.
-            Self::State(_) => true,
-            Self::Dns(_) | Self::Key(_) | Self::Closed => false,
+            // The authority has done its part and will be asked for all of it again: each order counts.
+            Self::Dns(_) | Self::State(_) => true,
+            Self::Key(_) | Self::Closed => false,
         }
     }
 }
@@ -143,12 +143,12 @@ impl Authority {
         Ok(Issued { chain, key })
     }
 
-    /// The authority's renewal window (RFC 9773), where it has such.
+    /// The authority's renewal window (RFC 9773), where it has such, and for how long it is not to be asked again.
     pub(super) async fn renewal_window(
         &self,
         leaf: &CertificateDer<'_>,
         store: &dyn StateStore,
-    ) -> Option<(Timestamp, Timestamp)> {
+    ) -> Option<((Timestamp, Timestamp), Duration)> {
         let id = CertificateIdentifier::try_from(leaf).ok()?;
         let key = self.account_key(store).await.ok()?;
         let builder = Account::builder_with_http(Box::new(Client::new(self.outbound.clone())));
@@ -160,13 +160,14 @@ impl Authority {
             .from_parts(String::new(), key, self.directory.clone())
             .await
             .ok()?;
-        let (info, _) = account.renewal_info(&id).await.ok()?;
+        let (info, pause) = account.renewal_info(&id).await.ok()?;
         let time = |time: i64| Timestamp::from_second(time).ok();
         let window = info.suggested_window;
-        Some((
+        let window = (
             time(window.start.unix_timestamp())?,
             time(window.end.unix_timestamp())?,
-        ))
+        );
+        Some((window, pause))
     }
 
     /// The account is its key: it is stored before the authority hears of it, so that no account is lost.

@@ -1,5 +1,7 @@
 //! When to ask the certificate authority. Pure.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
 /// Waits after the first, second, … failure in a row: three attempts in the first hour, where Let's Encrypt
@@ -46,6 +48,12 @@ pub fn due(
         Some((start, end)) => within(start, end, jitter).min(not_after),
         None => within(not_before, not_after, 2.0 / 3.0 - jitter.clamp(0.0, 1.0) / 20.0),
     }
+}
+
+/// When to ask for the authority's window again, which wants a pause before that: a day at most (RFC 9773 §4.3.2).
+pub fn ask_again(pause: Duration, now: Timestamp) -> Timestamp {
+    let pause = pause.min(Duration::from_secs(86_400));
+    now.saturating_add(pause).unwrap_or(Timestamp::MAX)
 }
 
 /// Failures in a row for one name.
@@ -141,6 +149,16 @@ mod tests {
         assert_eq!(wait(true, Some(day(3))), 3 * 86_400);
         assert_eq!(wait(true, Some(day(-1))), 86_400, "a time that is over is none");
         assert_eq!(wait(true, None), 86_400);
+    }
+
+    #[test]
+    fn the_authority_is_not_asked_for_its_window_too_soon_nor_never_again() {
+        let pause = |secs| {
+            ask_again(Duration::from_secs(secs), day(0))
+                .duration_since(day(0))
+                .as_secs()
+        };
+        assert_eq!((pause(0), pause(21_600), pause(u64::MAX)), (0, 21_600, 86_400));
     }
 
     proptest! {

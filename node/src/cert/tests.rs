@@ -173,14 +173,17 @@ async fn a_certificate_lives_through_issuance_restart_renewal_and_loss_of_the_au
         "one issuance for both"
     );
     verify(&first, &pebble.root().await, DOMAIN);
-    let status: serde_json::Value = serde_json::from_str(&rig.certs.tls_cert_status(DOMAIN)).unwrap();
+    let status: serde_json::Value = serde_json::from_str(&rig.certs.tls_cert_status(DOMAIN).await).unwrap();
     assert_eq!(
         (&status["Valid"], &status["NotAfter"]),
         (&true.into(), &first.not_after.to_string().into())
     );
 
-    // A restart finds it in the store.
+    // A restart finds it in the store; to be asked about it is no reason to keep it fresh.
     let again = Rig::on(&pebble, Dns::Refuse, rig.store.clone());
+    let told: serde_json::Value = serde_json::from_str(&again.certs.tls_cert_status(DOMAIN).await).unwrap();
+    assert_eq!(told, status);
+    assert!(again.certs.0.names.lock().is_empty());
     assert_eq!(again.certs.get(DOMAIN).await.unwrap().chain, first.chain);
     assert_eq!(again.calls(), 0);
 
@@ -222,7 +225,12 @@ async fn a_certificate_lives_through_issuance_restart_renewal_and_loss_of_the_au
     rig.set_time(second.not_after + SignedDuration::from_secs(1));
     let (_, retry_at) = rig.error().await;
     assert!(retry_at.unwrap() > second.not_after);
-    assert!(rig.certs.tls_cert_status(DOMAIN).contains(r#""Expired":true"#));
+    assert!(
+        rig.certs
+            .tls_cert_status(DOMAIN)
+            .await
+            .contains(r#""Expired":true"#)
+    );
 }
 
 #[tokio::test]
@@ -253,7 +261,12 @@ async fn a_proof_that_the_authority_does_not_see_is_named() {
         "{reason}"
     );
     assert!(retry_at.is_some());
-    assert!(rig.certs.tls_cert_status(DOMAIN).contains(r#""Missing":true"#));
+    assert!(
+        rig.certs
+            .tls_cert_status(DOMAIN)
+            .await
+            .contains(r#""Missing":true"#)
+    );
 }
 
 #[tokio::test]
@@ -264,9 +277,26 @@ async fn after_a_failure_nobody_is_asked_again_too_soon() {
     assert!(reason.contains("not a cert domain"), "{reason}");
     assert_eq!(rig.error().await, (reason, retry_at));
     assert_eq!(rig.calls(), 1);
-    rig.set_time(retry_at.unwrap() + SignedDuration::from_secs(1));
-    rig.error().await;
+    // The authority has made an order by then: the wait grows.
+    let second = retry_at.unwrap() + SignedDuration::from_secs(1);
+    rig.set_time(second);
+    let (_, retry_at) = rig.error().await;
     assert_eq!(rig.calls(), 2);
+    let pause = retry_at.unwrap().duration_since(second).as_secs();
+    assert!((590..660).contains(&pause), "{pause}");
+}
+
+#[tokio::test]
+async fn a_name_that_is_forgotten_while_its_certificate_is_issued_is_not_ordered_twice() {
+    let pebble = Arc::new(Pebble::start().await);
+    let rig = Rig::on(&pebble, Dns::Publish, memory());
+    let (first, again) = tokio::join!(rig.certs.get(DOMAIN), async {
+        rig.certs.forget(DOMAIN);
+        assert!(!format!("{:?}", rig.certs).contains(DOMAIN));
+        rig.certs.get(DOMAIN).await
+    });
+    assert_eq!(first.unwrap().chain, again.unwrap().chain);
+    assert_eq!(rig.calls(), 1);
 }
 
 #[tokio::test]
@@ -374,6 +404,56 @@ async fn the_authoritys_pause_is_kept() {
     // One order, though the first nonce of each request was refused.
     let wanted = serde_json::json!([{"identifiers": [{"type": "dns", "value": DOMAIN}]}]);
     assert_eq!(serde_json::Value::from(stub.orders()), wanted);
+
+    let end = retry_at.unwrap();
+    rig.set_time(end - SignedDuration::from_secs(10));
+    assert_eq!(rig.error().await.1, retry_at);
+    rig.certs.forget(DOMAIN);
+    assert_eq!(rig.error().await.1, retry_at);
+    assert_eq!(stub.orders().len(), 1);
+    rig.set_time(end + SignedDuration::from_secs(1));
+    rig.error().await;
+    assert_eq!(stub.orders().len(), 2);
+    cancel.cancel();
+}
+
+#[tokio::test]
+async fn all_names_of_a_node_have_one_account_also_after_a_restart() {
+    /// Takes its time, so that who reads before another one has written is found out.
+    #[derive(Debug, Default)]
+    struct Slow(MemoryStore);
+
+    impl StateStore for Slow {
+        fn read<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Vec<u8>>> {
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                self.0.read(key).await
+            })
+        }
+        fn write(&self, values: BTreeMap<String, Vec<u8>>) -> StoreFuture<'_, ()> {
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                self.0.write(values).await
+            })
+        }
+        fn clear(&self) -> StoreFuture<'_, ()> {
+            self.0.clear()
+        }
+    }
+
+    let cancel = CancellationToken::new();
+    let stub = Stub::start(None, cancel.clone()).await;
+    let rig = on_stub(&stub, Arc::new(Slow::default()));
+    let (one, two) = tokio::join!(rig.certs.get(DOMAIN), rig.certs.get("b.example.ts.net"));
+    assert!(one.is_err() && two.is_err(), "this authority gives none");
+    let again = on_stub(&stub, rig.store.clone());
+    again.certs.get("c.example.ts.net").await.unwrap_err();
+    let keys = stub.account_keys();
+    assert_eq!((keys.len(), stub.orders().len()), (3, 3));
+    assert!(
+        keys.iter().all(|key| key.is_object() && *key == keys[0]),
+        "{keys:?}"
+    );
     cancel.cancel();
 }
 
@@ -412,6 +492,14 @@ async fn the_authority_may_want_a_renewal_early_and_hears_what_it_replaces() {
     let known = rig.certs.0.known(&Name::parse(DOMAIN).unwrap()).await.unwrap();
     rig.certs.0.ask_for_window(&known).await;
     assert_eq!(stub.renewals(), [ID]);
+    // It wants to be asked every six hours.
+    let asked = Timestamp::now();
+    rig.set_time(asked + SignedDuration::from_mins(359));
+    rig.certs.0.ask_for_window(&known).await;
+    assert_eq!(stub.renewals().len(), 1);
+    rig.set_time(asked + SignedDuration::from_mins(361));
+    rig.certs.0.ask_for_window(&known).await;
+    assert_eq!(stub.renewals(), [ID, ID]);
 
     let still = rig.certs.get(DOMAIN).await.unwrap();
     assert!(Arc::ptr_eq(&old, &still), "served while another one is ordered");

@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
 
 use super::{C2n, error::SessionError};
 
@@ -37,7 +38,7 @@ async fn respond(request: Request<Incoming>, node: &dyn C2n) -> Response<Full<By
         },
         (&Method::GET, "/vip-services") => json(node.vip_services()),
         (&Method::GET, "/tls-cert-status") => match domain(head.uri.query()) {
-            Some(domain) => json(node.tls_cert_status(domain)),
+            Some(domain) => json(node.tls_cert_status(&domain).await),
             None => text(StatusCode::BAD_REQUEST, "no 'domain'\n"),
         },
         // We have told control that we send no logs (`Hostinfo.NoLogsNoSupport`).
@@ -68,12 +69,11 @@ const DEBUG: &[&str] = &[
     "/debug/prefs",
 ];
 
-/// The parameter `domain`; names need no percent-encoding.
-fn domain(query: Option<&str>) -> Option<&str> {
-    query?
-        .split('&')
-        .find_map(|pair| pair.strip_prefix("domain="))
-        .filter(|domain| !domain.is_empty())
+/// The parameter `domain`. Go's control escapes the asterisk of a wildcard.
+fn domain(query: Option<&str>) -> Option<String> {
+    let value = query?.split('&').find_map(|pair| pair.strip_prefix("domain="))?;
+    let domain = percent_decode_str(value).decode_utf8().ok()?;
+    (!domain.is_empty()).then(|| domain.into_owned())
 }
 
 /// A line, as Go's encoder makes it.
@@ -104,11 +104,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::control::Answer;
 
     struct Node;
     impl C2n for Node {
-        fn tls_cert_status(&self, domain: &str) -> String {
-            format!(r#"{{"Valid":true,"Error":"{domain}"}}"#)
+        fn tls_cert_status(&self, domain: &str) -> Answer<String> {
+            let status = format!(r#"{{"Valid":true,"Error":"{domain}"}}"#);
+            Box::pin(std::future::ready(status))
         }
     }
 
@@ -129,8 +131,11 @@ mod tests {
         let services = ask("GET /vip-services HTTP/1.1\r\nHost: x\r\n\r\n").await;
         assert!(services.contains("content-type: application/json\r\n"));
         assert!(services.ends_with("{\"ServicesHash\":\"\"}\n"));
-        let cert = ask("GET /tls-cert-status?domain=a.b.c HTTP/1.1\r\n\r\n").await;
-        assert!(cert.ends_with("{\"Valid\":true,\"Error\":\"a.b.c\"}\n"), "{cert}");
+        for (escaped, name) in [("a.b.c", "a.b.c"), ("%2A.b%2ec", "*.b.c")] {
+            let cert = ask(&format!("GET /tls-cert-status?domain={escaped} HTTP/1.1\r\n\r\n")).await;
+            let told = format!("{{\"Valid\":true,\"Error\":\"{name}\"}}\n");
+            assert!(cert.ends_with(&told), "{cert}");
+        }
     }
 
     #[tokio::test]
@@ -139,6 +144,7 @@ mod tests {
             ("GET /debug/pprof", 400),
             ("POST /vip-services", 400),
             ("GET /tls-cert-status", 400),
+            ("GET /tls-cert-status?domain=%ff", 400),
             ("POST /update?force=true", 400),
             ("GET /logtail/flush", 405),
             ("POST /logtail/flush", 500),

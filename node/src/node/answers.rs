@@ -50,11 +50,14 @@ impl C2n for Answers {
         self.services.c2n()
     }
 
-    fn tls_cert_status(&self, domain: &str) -> String {
-        self.certs.get().map_or_else(
-            || r#"{"Missing":true}"#.to_owned(),
-            |certs| certs.tls_cert_status(domain),
-        )
+    fn tls_cert_status(&self, domain: &str) -> Answer<String> {
+        let (certs, domain) = (self.certs.get().cloned(), domain.to_owned());
+        Box::pin(async move {
+            match certs {
+                Some(certs) => certs.tls_cert_status(&domain).await,
+                None => r#"{"Missing":true}"#.to_owned(),
+            }
+        })
     }
 
     fn ping(&self, to: IpAddr, kind: Ping) -> Answer<Option<PingResponse>> {

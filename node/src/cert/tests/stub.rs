@@ -1,11 +1,7 @@
 //! An authority for what Pebble doesn't do: every order is one too many, nonces are never good at once, and there may
 //! be a window for renewals.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -33,7 +29,11 @@ pub(super) struct Stub {
 
 #[derive(Default)]
 struct Said {
-    nonces: VecDeque<String>,
+    /// How many nonces have been given.
+    given: usize,
+    /// Those that nobody has used yet.
+    nonces: BTreeSet<String>,
+    account_keys: Vec<Value>,
     /// What was refused once because of its nonce.
     refused: BTreeSet<String>,
     orders: Vec<Value>,
@@ -78,6 +78,11 @@ impl Stub {
         self.said.lock().orders.clone()
     }
 
+    /// The keys by which accounts were asked for.
+    pub(super) fn account_keys(&self) -> Vec<Value> {
+        self.said.lock().account_keys.clone()
+    }
+
     /// The certificates that it was asked about.
     pub(super) fn renewals(&self) -> Vec<String> {
         self.said.lock().renewals.clone()
@@ -120,9 +125,10 @@ impl Stub {
 
     fn new_nonce(&self) -> String {
         let mut said = self.said.lock();
-        let number = said.nonces.len().to_string();
+        let number = said.given.to_string();
+        said.given += 1;
         let nonce = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, number.as_bytes()));
-        said.nonces.push_back(nonce.clone());
+        said.nonces.insert(nonce.clone());
         nonce
     }
 
@@ -151,10 +157,9 @@ impl Stub {
             serde_json::from_slice(&bytes).unwrap_or_default()
         };
         let mut said = self.said.lock();
-        let newest = said.nonces.back().cloned();
-        assert_eq!(
-            part("protected")["nonce"].as_str(),
-            newest.as_deref(),
+        let protected = part("protected");
+        assert!(
+            said.nonces.remove(protected["nonce"].as_str().unwrap()),
             "each is used once"
         );
         if said.refused.insert(path.to_owned()) {
@@ -164,7 +169,10 @@ impl Stub {
             );
         }
         match path {
-            "account" => ("201 Created\r\nLocation: https://127.0.0.1/account/1", json!({})),
+            "account" => {
+                said.account_keys.push(protected["jwk"].clone());
+                ("201 Created\r\nLocation: https://127.0.0.1/account/1", json!({}))
+            }
             _ => {
                 said.orders.push(part("payload"));
                 let problem =
