@@ -1,9 +1,11 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
@@ -120,19 +122,50 @@ async fn proxy(answer: &'static str) -> (u16, tokio::task::JoinHandle<String>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let asked = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut asked = Vec::new();
-        while !asked.ends_with(b"\r\n\r\n") {
-            asked.push(stream.read_u8().await.unwrap());
-        }
-        stream.write_all(answer.as_bytes()).await.unwrap();
-        let mut byte = [0; 1];
-        while let Ok(1) = stream.read(&mut byte).await {
-            stream.write_all(&byte).await.unwrap();
-        }
-        String::from_utf8(asked).unwrap()
+        let (stream, _) = listener.accept().await.unwrap();
+        serve(stream, answer).await
     });
     (port, asked)
+}
+
+/// The same behind TLS, for `localhost`, and its certificate; it has been asked nothing where the handshake fails.
+async fn tls_proxy(
+    answer: &'static str,
+) -> (
+    u16,
+    CertificateDer<'static>,
+    tokio::task::JoinHandle<Option<String>>,
+) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = made.cert.der().clone();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key)
+        .unwrap();
+    let listener = TcpListener::bind("localhost:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.ok()?;
+        Some(serve(stream, answer).await)
+    });
+    (port, certificate, asked)
+}
+
+async fn serve(mut stream: impl Stream, answer: &'static str) -> String {
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        asked.push(stream.read_u8().await.unwrap());
+    }
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    let mut byte = [0; 1];
+    while let Ok(1) = stream.read(&mut byte).await {
+        stream.write_all(&byte).await.unwrap();
+    }
+    String::from_utf8(asked).unwrap()
 }
 
 fn through(url: ProxyUrl) -> Outbound {
@@ -163,6 +196,44 @@ async fn a_tunnel_carries_bytes_both_ways() {
         asked.contains("proxy-authorization: Basic dXNlcjpzZWNyZXQ=\r\n"),
         "{asked}"
     );
+}
+
+#[tokio::test]
+async fn a_proxy_behind_tls_gets_the_password_only_after_it_has_shown_who_it_is() {
+    const MADE: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+    let url = |port| format!("https://user:secret@localhost:{port}").parse().unwrap();
+    let (port, certificate, asked) = tls_proxy(MADE).await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let proxies = Proxies::new(ProxyChoice::Always(url(port)), |_| None);
+    let outbound = Outbound::new(roots, proxies);
+    let mut stream = outbound.tunnel(false, "control.test", 80).await.unwrap().unwrap();
+    stream.write_all(b"abc").await.unwrap();
+    let mut got = [0; 3];
+    stream.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"abc");
+    drop(stream);
+    let asked = asked.await.unwrap().unwrap();
+    assert!(
+        asked.starts_with("CONNECT control.test:80 HTTP/1.1\r\n"),
+        "{asked}"
+    );
+    assert!(
+        asked.contains("proxy-authorization: Basic dXNlcjpzZWNyZXQ=\r\n"),
+        "{asked}"
+    );
+
+    let (port, _unknown, asked) = tls_proxy(MADE).await;
+    let tunnel = through(url(port))
+        .tunnel(false, "control.test", 80)
+        .await
+        .unwrap();
+    let error = tunnel.err().unwrap().to_string();
+    assert!(
+        error.contains("certificate") && !error.contains("secret"),
+        "{error}"
+    );
+    assert_eq!(asked.await.unwrap(), None);
 }
 
 #[tokio::test]

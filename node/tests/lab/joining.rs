@@ -149,14 +149,57 @@ fn somebody_logs_in_at_the_url_that_is_shown() {
         };
         assert!(shown.to_string().contains(url.as_str()));
         let path = url.strip_prefix(CONTROL).unwrap();
-        let login = format!("{path}?login=dave@example.com");
-        assert_eq!(
-            exchange("127.0.0.1:9911", "GET", &login, None).await.unwrap().0,
-            200
-        );
+        log_in_as_dave(path).await;
         status(&node, |s| matches!(s, Status::Running(_))).await;
         assert_eq!(lab.device("interactive").await["login"], "dave@example.com");
         node.close().await;
+    });
+}
+
+/// In a browser, at the path of the URL that is shown.
+async fn log_in_as_dave(path: &str) {
+    let login = format!("{path}?login=dave@example.com");
+    let answer = exchange("127.0.0.1:9911", "GET", &login, None).await;
+    assert_eq!(answer.unwrap().0, 200);
+}
+
+/// Waits until a login is needed, at another path than before; that path.
+async fn shown(node: &Node, before: &str) -> String {
+    let new = |s: &Status| matches!(s, Status::NeedsLogin { url } if !url.ends_with(before));
+    match status(node, new).await {
+        Status::NeedsLogin { url } => url.strip_prefix(CONTROL).unwrap().to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn somebody_logs_in_again_when_the_key_has_ended_and_the_node_stays_who_it_is() {
+    with_lab(async |lab| {
+        let config = lab.config("again", None);
+        let node = Node::start(config.clone()).await.unwrap();
+        let first = shown(&node, "nothing").await;
+        log_in_as_dave(&first).await;
+        let me = node.up().await.unwrap();
+        let before = lab.device("again").await;
+
+        lab.admin("POST", "/nodes/again/expire", None).await;
+        let second = shown(&node, &first).await;
+        log_in_as_dave(&second).await;
+        let again = node.up().await.unwrap();
+        assert_eq!((&again.stable_id, &again.addrs), (&me.stable_id, &me.addrs));
+        let after = lab.device("again").await;
+        assert_ne!(after["key"], before["key"]);
+        lab.start_clients().await;
+        tokio::spawn(say_hello(node.listen(80).unwrap()));
+        reaches(lab, "http://again/").await;
+
+        // Who doesn't want to log in again logs out, and control hears of it.
+        lab.admin("POST", "/nodes/again/expire", None).await;
+        shown(&node, &second).await;
+        node.logout().await.unwrap();
+        let ended = lab.device(after["key"].as_str().unwrap()).await;
+        assert_eq!(ended["keyExpiry"], "1970-01-01T00:02:03Z");
+        assert!(!stored(&config.store).await.registered);
     });
 }
 
@@ -203,7 +246,10 @@ fn a_node_that_has_logged_out_is_a_new_node_on_the_same_machine() {
         let (node, _) = up(config.clone()).await;
         let before = stored(&config.store).await;
         assert!(before.registered);
+        assert!(lab.device("leaver").await["keyExpiry"].as_str().unwrap() > "2026");
         node.logout().await.unwrap();
+        let ended = lab.device(&before.node_key.public().to_string()).await;
+        assert_eq!(ended["keyExpiry"], "1970-01-01T00:02:03Z");
         let after = stored(&config.store).await;
         assert!(!after.registered);
         assert_ne!(after.node_key.public(), before.node_key.public());
@@ -267,10 +313,10 @@ fn control_and_relays_are_reached_through_a_proxy_and_by_an_own_authority() {
             ..lab.config("behind", Some("tskey-auth-alice"))
         };
         let (node, _) = up(config).await;
-        eventually("the relay is reached through the proxy", async || {
-            relay.load(Ordering::Relaxed) > 0
-        })
-        .await;
+        lab.start_clients().await;
+        tokio::spawn(say_hello(node.listen(80).unwrap()));
+        reaches(lab, "http://behind/").await;
+        assert!(relay.load(Ordering::Relaxed) > 0, "there is no other way to it");
         assert!(control.load(Ordering::Relaxed) >= 2, "the key, and the session");
         node.close().await;
     });

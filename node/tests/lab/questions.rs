@@ -1,5 +1,6 @@
 //! What control asks a node.
 
+use postern_node::node::Config;
 use serde_json::{Value, json};
 
 use crate::lab::{Lab, eventually, up, with_lab};
@@ -32,6 +33,51 @@ fn questions_of_control_are_answered_as_go_answers_them() {
                     .await
             };
             assert_eq!(ask("asked").await, ask("alice-laptop").await, "{method} {path}");
+        }
+        node.close().await;
+    });
+}
+
+#[test]
+fn a_stored_certificate_is_told_of_as_go_tells_of_its_own() {
+    with_lab(async |lab| {
+        const NAME: &str = "served.lab-tailnet.ts.net";
+        lab.start_authority().await;
+        lab.start_clients().await;
+        lab.start_go_server("served").await;
+        eventually("Go's node has a certificate", async || {
+            let answer = lab.fetch("bob", &format!("https://{NAME}/")).await;
+            answer["cert"]["names"][0] == NAME
+        })
+        .await;
+        let config = Config {
+            // Nobody is there who could issue another one.
+            acme_directory: "https://127.0.0.1:1/dir".to_owned(),
+            ..lab.config("asked", Some("tskey-auth-bob"))
+        };
+        let files = ["crt", "key"].map(|kind| {
+            let file = format!("{NAME}.{kind}");
+            let bytes = std::fs::read(lab.path("served").join("certs").join(&file)).unwrap();
+            (file, bytes)
+        });
+        config.store.write(files.into()).await.unwrap();
+        let (node, _) = up(config).await;
+        eventually("it is online", async || {
+            lab.device("asked").await["online"] == true
+        })
+        .await;
+        for domain in [NAME, "%73erved.lab-tailnet.ts.net", "%2A.lab-tailnet.ts.net"] {
+            let ask = async |host: &str| {
+                let path = format!("/nodes/{host}/c2n/tls-cert-status?domain={domain}");
+                lab.admin("GET", &path, None).await
+            };
+            let (ours, gos) = (ask("asked").await, ask("served").await);
+            assert_eq!(ours, gos, "{domain}");
+            assert_eq!(
+                gos.1.contains(r#""Valid":true"#),
+                domain.contains("erved"),
+                "{gos:?}"
+            );
         }
         node.close().await;
     });
