@@ -304,10 +304,8 @@ impl Peers {
     /// To be called 4 times a second while somebody is live: gotatun measures time only here. Hands over what
     /// has to be sent, and forgets peers whose session has ended and that nobody else holds.
     pub(crate) fn tick(&self, mut send: impl FnMut(&Arc<Peer>, Bytes)) {
+        // Those without a session too: else a new one would seem to be as old as the last look at the clock.
         for peer in self.live() {
-            if !peer.is_active() {
-                continue;
-            }
             let mut session = peer.session.lock();
             match session.tunn.update_timers() {
                 Ok(None) => {}

@@ -17,6 +17,7 @@ mod joining;
 mod keys;
 mod lab;
 mod leaving;
+mod load;
 mod namespace;
 mod paths;
 mod questions;
