@@ -62,7 +62,12 @@ pub(super) struct Loaded {
 impl Loaded {
     /// What went wrong with some of the requests.
     pub(super) fn trouble(&self) -> Option<String> {
-        let Self { errors, stalled, last_error, .. } = self;
+        let Self {
+            errors,
+            stalled,
+            last_error,
+            ..
+        } = self;
         (errors + stalled > 0).then(|| format!("{errors} errors, {stalled} stalled: {last_error}"))
     }
 }

@@ -140,7 +140,9 @@ impl Row {
             _ => f64::min,
         };
         let ratio = |(round, ours): (usize, &f64)| {
-            let theirs = [&self.tsnet, &self.serve].into_iter().filter_map(|side| side.get(round));
+            let theirs = [&self.tsnet, &self.serve]
+                .into_iter()
+                .filter_map(|side| side.get(round));
             let best = theirs.copied().reduce(better)?;
             (best > 0.0).then(|| ours / best)
         };

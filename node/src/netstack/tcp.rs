@@ -206,16 +206,15 @@ impl Tcp {
         };
         let end = start + segment.segment_len() as u64;
         let acceptable = self.receiver.accepts(start, end);
+        let opening = self.state == State::SynReceived && start == 0;
         match segment.control {
             TcpControl::Rst if self.receiver.is_exact(start) => return self.state = State::Closed,
             TcpControl::Rst if acceptable => return self.challenge(now),
             TcpControl::Rst => return,
-            // Our answer to it got lost, or this is the answer of somebody who connects to us as we do to him.
-            TcpControl::Syn if self.state == State::SynReceived && start == 0 => {
-                if segment.ack_number.is_none() {
-                    return self.sender.repeat_syn();
-                }
-            }
+            // The answer of somebody who connects to us as we do to him.
+            TcpControl::Syn if opening && segment.ack_number.is_some() => {}
+            // Our answer got lost.
+            TcpControl::Syn if opening => return self.sender.repeat_syn(),
             TcpControl::Syn => return self.challenge(now),
             _ if !acceptable && start == end => return self.challenge(now),
             _ if !acceptable => {

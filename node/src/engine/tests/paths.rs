@@ -311,7 +311,9 @@ async fn two_minutes_of_new_keys_loss_and_reordering_end_no_stream() {
     }
     let rounds = streams.join_all().await;
     let by_timers = initiations.load(Relaxed) - forced;
-    println!("{by_timers} handshakes began by timers and {forced} by force while the streams did {rounds:?} rounds");
+    println!(
+        "{by_timers} handshakes began by timers and {forced} by force while the streams did {rounds:?} rounds"
+    );
     assert!(by_timers > 60 && forced > 20 && rounds.iter().all(|rounds| *rounds > 100));
     assert_eq!(
         a.engine.stats().flows.load(Relaxed),
