@@ -63,7 +63,8 @@ pub(super) struct Task {
     regions: Vec<RegionId>,
     /// Names of STUN servers that somebody has to look up.
     stun_hosts: watch::Sender<Vec<String>>,
-    /// Peers of our predecessor that have been greeted and haven't answered: when to greet them again, in ms, and the pause after that.
+    /// Peers of our predecessor that have been greeted and haven't answered: when to greet them again, in ms, and the pause
+    /// after that.
     greeted: Vec<(u64, u64, Arc<Peer>)>,
     mail: Mail,
     wheel: Wheel<Arc<Flow>>,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::netstack::packet::Header;
+use crate::netstack::packet::{Header, Segment};
 pub(super) use crate::netstack::packet::{ICMP as ICMPV4, ICMPV6, TCP, TSMP, UDP};
 
 const IGMP: u8 = 2;
@@ -53,7 +53,8 @@ impl Inbound {
             src: (header.src, u16::from_be_bytes([a, b])).into(),
             dst: (header.dst, u16::from_be_bytes([c, d])).into(),
             proto: header.proto,
-            tcp_syn: header.proto == TCP && payload[13] & 0x12 == 0x02,
+            tcp_syn: header.proto == TCP
+                && Segment::parse(payload).is_some_and(|segment| segment.is_opening()),
             reply: false,
             icmp_request: match header.proto {
                 ICMPV4 if v4 => !is_icmp_answer(payload, 0, &[3, 11, 18]), // Go says 18 for "parameter problem", 12

@@ -97,7 +97,8 @@ impl Peer {
         *self.seen.lock()
     }
 
-    /// Notes an authenticated packet, or what a predecessor knew of the last one. `true` when its address is news, or the last time was a second ago.
+    /// Notes an authenticated packet, or what a predecessor knew of the last one. `true` when its address is news, or the
+    /// last time was a second ago.
     pub(crate) fn note_seen(&self, now: Timestamp, from: Option<SocketAddr>) -> bool {
         let mut seen = self.seen.lock();
         let news = from.is_some() && from != seen.addr

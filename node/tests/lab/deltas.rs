@@ -1,28 +1,13 @@
 //! Changes of the map, as Go's encoder writes them: testcontrol itself sends whole maps only.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use postern_node::{
     netmap::{Netmap, Node},
     node::Config,
 };
 use serde_json::{Value, json};
-use tokio::{sync::watch, time::timeout};
 
-use crate::lab::{Lab, SOON, eventually, up, with_lab};
-
-/// Waits for a netmap.
-async fn becomes(
-    what: &str,
-    netmap: &mut watch::Receiver<Option<Arc<Netmap>>>,
-    wanted: impl Fn(&Netmap) -> bool,
-) {
-    let so = netmap.wait_for(|netmap| netmap.as_ref().is_some_and(|netmap| wanted(netmap)));
-    let so = timeout(SOON, so).await;
-    so.unwrap_or_else(|_| panic!("{what}: not within {SOON:?}"))
-        .unwrap();
-}
+use crate::lab::{Lab, becomes, eventually, up, with_lab};
 
 /// Goes through Go's types on its way.
 async fn send(lab: &Lab, message: Value) {

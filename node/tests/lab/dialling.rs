@@ -18,21 +18,12 @@ use tokio::{
 
 use crate::lab::{Lab, eventually, up, with_lab};
 
-/// Both addresses of a node that control knows.
-async fn addresses(lab: &Lab, host: &str) -> [IpAddr; 2] {
-    let device = lab.device(host).await;
-    [0, 1].map(|family: usize| {
-        let net = device["addresses"][family].as_str().unwrap();
-        net.split('/').next().unwrap().parse().unwrap()
-    })
-}
-
 /// A node of ours that knows the Go node, and that one's addresses.
 async fn beside_go(lab: &mut Lab) -> (Node, [IpAddr; 2]) {
     let go = lab.start_peer("echo", "echo", &[]);
     lab.says(go, "serving").await;
     let (node, _) = up(lab.config("dialler", Some("tskey-auth-bob"))).await;
-    let known = addresses(lab, "echo").await;
+    let known = lab.addresses("echo").await;
     assert!(known[0].is_ipv4() && known[1].is_ipv6());
     eventually("the node knows the Go node", async || {
         let netmap = node.netmap().borrow().clone().unwrap();

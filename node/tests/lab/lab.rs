@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, OnceLock},
@@ -10,6 +11,8 @@ use std::{
 
 use postern_node::{
     credential::Credential,
+    key::NodePublic,
+    netmap::Netmap,
     node::{Config, Identity, Node, Status},
     state::{MemoryStore, StateStore},
 };
@@ -18,6 +21,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::watch,
     time::{sleep, timeout},
 };
 
@@ -171,62 +175,49 @@ impl Lab {
     /// Funnel's edge, a Go node: who connects to this port of 127.0.0.1 is brought to the same port of the node that
     /// TLS names.
     pub async fn start_edge(&mut self, port: u16) -> u32 {
-        let name = format!("edge-{port}");
-        let dir = self.path(&name);
+        let (listen, target) = (format!("127.0.0.1:{port}"), port.to_string());
         let arguments = [
-            "edge",
-            "-hostname",
-            &name,
             "-authkey",
             "tskey-auth-carol",
             "-listen",
-            &format!("127.0.0.1:{port}"),
+            &listen,
             "-target-port",
-            &port.to_string(),
-            "-dir",
-            dir.to_str().unwrap(),
+            &target,
         ];
-        let pid = self.start(&programs().join("peer"), &arguments, &[]);
+        let pid = self.start_peer("edge", &format!("edge-{port}"), &arguments);
         self.says(pid, "serving").await;
         pid
     }
 
     /// A Go node that serves HTTPS, with its state in a directory of its name.
     pub async fn start_go_server(&mut self, hostname: &str) -> u32 {
-        let dir = self.path(hostname);
-        let arguments = [
-            "serve-tsnet",
-            "-hostname",
-            hostname,
-            "-dir",
-            dir.to_str().unwrap(),
-        ];
         let authority = [("TS_DEBUG_ACME_DIRECTORY_URL", DIRECTORY)];
-        let pid = self.start(&programs().join("peer"), &arguments, &authority);
+        let pid = self.start_peer_with("serve-tsnet", hostname, &[], &authority);
         self.says(pid, "serving").await;
         pid
     }
 
     /// A Go node of this name in some mode of the peer program.
     pub fn start_peer(&mut self, mode: &str, hostname: &str, arguments: &[&str]) -> u32 {
+        self.start_peer_with(mode, hostname, arguments, &[])
+    }
+
+    fn start_peer_with(
+        &mut self,
+        mode: &str,
+        hostname: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> u32 {
         let dir = self.path(hostname);
         let common = [mode, "-hostname", hostname, "-dir", dir.to_str().unwrap()];
-        self.start(&programs().join("peer"), &[&common, arguments].concat(), &[])
+        let arguments = [&common, arguments].concat();
+        self.start(&programs().join("peer"), &arguments, variables)
     }
 
     /// A Go node that sends a datagram until it comes back.
     pub fn start_udp_client(&mut self, to: &str) -> u32 {
-        let dir = self.path("udp-client");
-        let arguments = [
-            "udp",
-            "-hostname",
-            "udp-client",
-            "-to",
-            to,
-            "-dir",
-            dir.to_str().unwrap(),
-        ];
-        self.start(&programs().join("peer"), &arguments, &[])
+        self.start_peer("udp", "udp-client", &["-to", to])
     }
 
     /// Waits until the program's log has this text.
@@ -397,6 +388,20 @@ impl Lab {
         }
     }
 
+    /// The key of a node that control knows.
+    pub async fn node_key(&self, host: &str) -> NodePublic {
+        serde_json::from_value(self.device(host).await["key"].clone()).unwrap()
+    }
+
+    /// IPv4 and IPv6 address of a node that control knows.
+    pub async fn addresses(&self, host: &str) -> [IpAddr; 2] {
+        let device = self.device(host).await;
+        [0, 1].map(|family: usize| {
+            let net = device["addresses"][family].as_str().unwrap();
+            net.split('/').next().unwrap().parse().unwrap()
+        })
+    }
+
     /// For a node that trusts the authority, too, and has its certificates from there.
     pub fn secure_config(&self, hostname: &str, credential: &str) -> Config {
         let trusted = CertificateDer::pem_file_iter(self.path("trust.pem")).unwrap();
@@ -451,6 +456,18 @@ pub async fn status(node: &Node, wanted: impl Fn(&Status) -> bool) -> Status {
         Ok(seen) => seen.unwrap().clone(),
         Err(_) => panic!("it is still {:?}", node.status().borrow()),
     }
+}
+
+/// Waits for a netmap.
+pub async fn becomes(
+    what: &str,
+    netmap: &mut watch::Receiver<Option<Arc<Netmap>>>,
+    wanted: impl Fn(&Netmap) -> bool,
+) {
+    let so = netmap.wait_for(|netmap| netmap.as_ref().is_some_and(|netmap| wanted(netmap)));
+    let so = timeout(SOON, so).await;
+    so.unwrap_or_else(|_| panic!("{what}: not within {SOON:?}"))
+        .unwrap();
 }
 
 /// Waits until something is so.

@@ -70,8 +70,7 @@ fn go_returns_a_cookie_and_is_served_while_strangers_ask_for_handshakes() {
             port.is_some()
         })
         .await;
-        let key: NodePublic = lab.device("busy").await["key"].as_str().unwrap().parse().unwrap();
-        let (port, datagram) = (port.unwrap(), initiation(&key));
+        let (port, datagram) = (port.unwrap(), initiation(&lab.node_key("busy").await));
         let ends = Arc::new(AtomicBool::new(false));
         let told = ends.clone();
         // In a thread of its own: the node has this one.

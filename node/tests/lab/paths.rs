@@ -238,7 +238,7 @@ fn a_go_peer_whose_address_changes_is_followed_and_streams_go_on() {
         lab.start_clients().await;
         let node = serving(lab.config("follower", Some("tskey-auth-bob"))).await;
         comes_by(lab, "http://follower/", "direct ").await;
-        let go = serde_json::from_value(lab.device("alice-laptop").await["key"].clone()).unwrap();
+        let go = lab.node_key("alice-laptop").await;
         let Path::Direct(old) = node.traffic(&go).path else {
             panic!("{:?}", node.traffic(&go))
         };

@@ -121,11 +121,7 @@ fn pings_that_control_asks_for_are_answered_as_go_answers_them() {
 
 /// What `from` tells control about its ping of `to`, at its first or second address: IPv4 or IPv6.
 async fn ping(lab: &Lab, from: &str, to: &str, kind: &str, family: usize) -> Value {
-    let address = lab.device(to).await["addresses"][family]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let ip = address.split('/').next().unwrap();
+    let ip = lab.addresses(to).await[family];
     let asked = json!({"Types": kind, "IP": ip});
     let (status, body) = lab
         .admin("POST", &format!("/nodes/{from}/ping"), Some(asked))

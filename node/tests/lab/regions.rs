@@ -11,7 +11,7 @@ use postern_node::{
 use serde_json::{Value, json};
 
 use crate::{
-    lab::{Lab, eventually, with_lab},
+    lab::{Lab, becomes, eventually, with_lab},
     paths::serving,
 };
 
@@ -35,12 +35,8 @@ async fn go_node(lab: &Lab, user: &str) -> (NodePublic, IpAddr) {
     let host = format!("{user}-laptop");
     lab.fetch_within(1, user, "http://100.100.100.100/").await;
     is_home(lab, &host, 1).await;
-    let device = lab.device(&host).await;
-    let address = device["addresses"][0].as_str().unwrap();
-    (
-        serde_json::from_value(device["key"].clone()).unwrap(),
-        address.strip_suffix("/32").unwrap().parse().unwrap(),
-    )
+    let [address, _] = lab.addresses(&host).await;
+    (lab.node_key(&host).await, address)
 }
 
 /// Waits until a user's Go client has a page of ours, by way of this region.
@@ -69,14 +65,8 @@ fn a_region_that_takes_anothers_place_is_moved_to_while_traffic_goes_on() {
 
         relay(lab, "POST", "", Value::Null).await;
         let mut netmap = node.netmap();
-        eventually("the new region is known", async || {
-            netmap
-                .borrow_and_update()
-                .as_ref()
-                .unwrap()
-                .derp
-                .regions
-                .contains_key(&2)
+        becomes("the new region is known", &mut netmap, |netmap| {
+            netmap.derp.regions.contains_key(&2)
         })
         .await;
         page_by(lab, "alice", &node, &alice, 1).await;

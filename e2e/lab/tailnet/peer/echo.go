@@ -17,7 +17,7 @@ func echo(ctx context.Context) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	go echoStreams(ln)
+	go each(ln, func(c net.Conn) { io.Copy(c, c) })
 	v4, v6 := s.TailscaleIPs()
 	for _, ip := range []netip.Addr{v4, v6} {
 		pc, err := s.ListenPacket("udp", netip.AddrPortFrom(ip, 7).String())
@@ -28,19 +28,6 @@ func echo(ctx context.Context) {
 	}
 	event("serving", nil)
 	<-ctx.Done()
-}
-
-func echoStreams(ln net.Listener) {
-	for {
-		c, err := ln.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			io.Copy(c, c)
-		}()
-	}
 }
 
 func echoDatagrams(pc net.PacketConn) {

@@ -35,15 +35,15 @@ async fn values_are_kept_where_nobody_else_can_read_them() {
     assert_eq!(mode(&path.join(LOCK)), 0o600);
 }
 
-/// Writes new values over old ones, dies before the `crash`th step, and starts again. Says what is there then.
-async fn crashed<const N: usize>(keys: [&str; N], crash: usize) -> (Option<Step>, Vec<String>) {
-    let dir = tempfile::tempdir().unwrap();
-    let store = DirStore::open(dir.path()).unwrap();
-    store.write(values(keys.map(|key| (key, "old")))).await.unwrap();
+/// Dies before the `crash`th step of `work`. Which one that is; `None` when there are fewer.
+fn killed_before(
+    crash: usize,
+    work: impl FnOnce(&mut dyn FnMut(Step) -> io::Result<()>) -> Result<(), StateError>,
+) -> Option<Step> {
     let (mut steps, mut killed) = (0, None);
     // A panic in the step: nothing after it runs, no clean-up either.
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let _ = store.0.write(&values(keys.map(|key| (key, "new"))), &mut |step| {
+        let _ = work(&mut |step| {
             if steps == crash {
                 killed = Some(step);
                 panic!("killed before {step:?}")
@@ -52,6 +52,16 @@ async fn crashed<const N: usize>(keys: [&str; N], crash: usize) -> (Option<Step>
             Ok(())
         });
     }));
+    killed
+}
+
+/// Writes new values over old ones, dies before the `crash`th step, and starts again. Says what is there then.
+async fn crashed<const N: usize>(keys: [&str; N], crash: usize) -> (Option<Step>, Vec<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = DirStore::open(dir.path()).unwrap();
+    store.write(values(keys.map(|key| (key, "old")))).await.unwrap();
+    let new = values(keys.map(|key| (key, "new")));
+    let killed = killed_before(crash, |step| store.0.write(&new, step));
     drop(store);
 
     let store = DirStore::open(dir.path()).unwrap();
@@ -207,17 +217,7 @@ async fn crashed_clearing(crash: usize) -> (Option<Step>, Vec<String>) {
         fs::write(dir.path().join(file), "old").unwrap();
     }
     let store = DirStore::open(dir.path()).unwrap();
-    let (mut steps, mut killed) = (0, None);
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let _ = store.0.clear(&mut |step| {
-            if steps == crash {
-                killed = Some(step);
-                panic!("killed before {step:?}")
-            }
-            steps += 1;
-            Ok(())
-        });
-    }));
+    let killed = killed_before(crash, |step| store.0.clear(step));
     drop(store);
 
     let store = DirStore::open(dir.path()).unwrap();
