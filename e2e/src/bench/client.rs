@@ -49,6 +49,8 @@ pub(super) struct Loaded {
     pub(super) mib_s: f64,
     pub(super) cpu_server: Usage,
     pub(super) cpu_client: Usage,
+    /// Processors that the machine kept busy, backend, kernel and neighbours included.
+    pub(super) cores: f64,
     /// Version, cipher, group and ALPN that were negotiated.
     pub(super) tls: String,
     errors: u64,

@@ -160,6 +160,7 @@ fn note(name: &str, work: Work, kind: Kind, loaded: &client::Loaded, report: &mu
     // Whose fault it is that a rate isn't higher.
     report.add(name, "cores, server", kind, loaded.cpu_server.cores);
     report.add(name, "cores, client", kind, loaded.cpu_client.cores);
+    report.add(name, "cores, all", kind, loaded.cores);
     Ok(())
 }
 
