@@ -116,7 +116,8 @@ impl UdpSocket {
             );
             io::Error::new(io::ErrorKind::InvalidInput, why)
         })?;
-        if view.is_ours(to.ip()) {
+        // A Service's go to its other host while nobody has a socket for it here, as connections do.
+        if view.is_own(to.ip()) || (view.is_ours(to.ip()) && shared.packets.takes(to)) {
             // Straight into the socket's queue, which bounds what waits.
             let payload = Bytes::copy_from_slice(payload);
             let len = payload.len();
@@ -157,10 +158,13 @@ impl fmt::Debug for UdpSocket {
     }
 }
 
+/// The sockets of a node by where they are bound.
+type Sockets = AHashMap<SocketAddr, mpsc::Sender<Datagram>>;
+
 /// All UDP sockets of a node.
 #[derive(Default)]
 pub(super) struct Packets {
-    sockets: RwLock<AHashMap<SocketAddr, mpsc::Sender<Datagram>>>,
+    sockets: RwLock<Sockets>,
     /// When we last sent from the one address to the other.
     started: Mutex<AHashMap<(SocketAddr, SocketAddr), i64>>,
 }
@@ -202,22 +206,29 @@ impl Packets {
         self.started.lock().contains_key(&(datagram.dst, datagram.src))
     }
 
-    /// To the socket on its very address, else to the one on all of the family.
+    /// Hands over to whom it is for.
     pub(super) fn deliver(&self, datagram: Datagram) -> Result<(), DropReason> {
         let sockets = self.sockets.read();
-        let any: IpAddr = match datagram.to {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let socket = sockets
-            .get(&datagram.to)
-            .or_else(|| sockets.get(&(any, datagram.to.port()).into()))
-            .ok_or(DropReason::NoSocket)?;
+        let socket = socket_at(&sockets, datagram.to).ok_or(DropReason::NoSocket)?;
         socket.try_send(datagram).map_err(|_| DropReason::PacketQueueFull)
+    }
+
+    /// A socket takes what is for this address.
+    fn takes(&self, to: SocketAddr) -> bool {
+        socket_at(&self.sockets.read(), to).is_some()
     }
 
     /// Ends all sockets.
     pub(super) fn close(&self) {
         self.sockets.write().clear();
     }
+}
+
+/// The one on this very address, else the one on all of the family.
+fn socket_at(sockets: &Sockets, to: SocketAddr) -> Option<&mpsc::Sender<Datagram>> {
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    sockets.get(&to).or_else(|| sockets.get(&(any, to.port()).into()))
 }
