@@ -9,11 +9,11 @@ use crate::{
     key::{NodePrivate, NodePublic},
     netmap::Node,
     netstack::{
-        packet::FlowKey,
+        packet::{FlowKey, MTU},
         tcp::{Pool, Read, Share, Tcp},
     },
     tailcfg,
-    wg::{Incoming, MTU, Peers},
+    wg::{Incoming, Peers},
 };
 
 pub use crate::filter::go::compare as compare_filter;

@@ -14,7 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     control::{Control, ControlError},
-    node::{Certificate, Error},
+    error::Error,
     proxy::Outbound,
     state::StateStore,
 };
@@ -28,6 +28,7 @@ mod status;
 
 use issue::{Authority, IssueError};
 use name::Name;
+pub use pair::Certificate;
 use pair::Pair;
 
 /// A caller waits no longer for a certificate; the issuance goes on.

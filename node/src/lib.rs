@@ -55,6 +55,7 @@ pub mod derp_map;
 pub mod dial;
 mod disco;
 pub mod engine;
+mod error;
 pub mod filter;
 pub mod funnel;
 #[doc(hidden)]

@@ -8,18 +8,17 @@ use std::{
     time::Duration,
 };
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{answers::Answers, keeper::Keeper};
 pub use self::{
     config::{Config, LETS_ENCRYPT},
-    error::Error,
     status::{Identity, Status},
 };
+pub use crate::error::Error;
 use crate::{
-    cert::CertStore,
+    cert::{CertStore, Certificate},
     control::{self, C2n, Control, ControlConfig, ControlStatus, LocalState},
     credential::{Credential, CredentialError},
     dial::Destination,
@@ -37,7 +36,6 @@ use crate::{
 
 mod answers;
 mod config;
-mod error;
 mod keeper;
 mod status;
 
@@ -49,17 +47,6 @@ const KEEP_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How long a logout of an ephemeral node may hold up its end.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// A certificate chain with its key.
-#[derive(Debug)]
-pub struct Certificate {
-    /// Leaf first.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// The leaf's key.
-    pub key: PrivateKeyDer<'static>,
-    /// End of the leaf's validity.
-    pub not_after: jiff::Timestamp,
-}
 
 /// A running node. Clones share it. Dropping the last one without [`Node::close`] ends its tasks at once.
 #[derive(Clone)]

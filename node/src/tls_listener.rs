@@ -26,12 +26,12 @@ pub use tokio_rustls::server::TlsStream;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::{
-    cert::CertStore,
+    cert::{CertStore, Certificate},
     engine::{TcpListener, TcpStream},
+    error::Error,
     funnel::{FunnelListener, FunnelStream},
     key::NodePublic,
     netmap::Netmap,
-    node::{Certificate, Error},
     tls,
 };
 

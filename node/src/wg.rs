@@ -28,14 +28,12 @@ pub(crate) use self::{limiter::network, peer::Peer};
 use crate::{
     key::{NodePrivate, NodePublic},
     netmap::Node,
+    netstack::packet::MTU,
 };
 
 mod initiation;
 mod limiter;
 mod peer;
-
-/// The largest packet inside the tunnel (Go: `tstun.DefaultTUNMTU`).
-pub(crate) const MTU: usize = 1280;
 
 /// All WireGuard peers that have, or had lately, a session with us.
 pub(crate) struct Peers {

@@ -9,11 +9,12 @@ use std::{
 
 use futures::future::BoxFuture;
 use postern_node::{
+    cert::Certificate,
     control::LocalState,
     engine::Traffic,
     key::NodePublic,
     netmap::{Netmap, WhoIs},
-    node::{Certificate, Config, Error, Status},
+    node::{Config, Error, Status},
     service::{ServiceName, ServiceStatus},
 };
 use tokio::{

@@ -12,7 +12,18 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 
 use super::plan::Validity;
-use crate::{node::Certificate, tls};
+use crate::tls;
+
+/// A certificate chain with its key.
+#[derive(Debug)]
+pub struct Certificate {
+    /// Leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's key.
+    pub key: PrivateKeyDer<'static>,
+    /// End of the leaf's validity.
+    pub not_after: Timestamp,
+}
 
 /// A checked pair.
 #[derive(Debug, Clone)]

@@ -7,7 +7,8 @@ use std::{
 
 use bytes::BytesMut;
 
-use crate::wg::MTU;
+/// The largest packet inside the tunnel (Go: `tstun.DefaultTUNMTU`).
+pub(crate) const MTU: usize = 1280;
 
 /// Protocol numbers (IANA).
 pub(crate) const TCP: u8 = 6;

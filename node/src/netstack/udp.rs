@@ -8,8 +8,7 @@ use smoltcp::{
     wire::{IpAddress, IpProtocol, IpRepr, UdpPacket, UdpRepr},
 };
 
-use super::packet::{Header, UDP, padded};
-use crate::wg::MTU;
+use super::packet::{Header, MTU, UDP, padded};
 
 const HEADER: usize = 8;
 

@@ -9,8 +9,9 @@ use arc_swap::ArcSwap;
 use futures::future::{BoxFuture, ready};
 use jiff::Timestamp;
 use postern_node::{
+    cert::Certificate,
     netmap::{CapMap, UserProfile, WhoIs},
-    node::{Certificate, Error, Status},
+    node::{Error, Status},
     tailcfg,
 };
 use postern_proxy::{

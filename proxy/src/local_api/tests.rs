@@ -4,8 +4,9 @@ use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use postern_node::{
+    cert::Certificate,
     netmap::{Merger, Netmap, WhoIs},
-    node::{Certificate, Config, Error, Identity, Status},
+    node::{Config, Error, Identity, Status},
     tailcfg::MapResponse,
 };
 use serde_json::{Value, json};

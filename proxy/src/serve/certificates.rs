@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use postern_node::node::{Certificate, Error};
+use postern_node::{Error, cert::Certificate};
 use postern_proxy_config::group::{OwnCertificate, SecretRef};
 use tokio::time::Instant;
 

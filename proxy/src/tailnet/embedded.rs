@@ -10,12 +10,13 @@ use std::{
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use postern_node::{
+    cert::Certificate,
     control::LocalState,
     engine::{self, Traffic},
     funnel::{FunnelListener, FunnelMode},
     key::NodePublic,
     netmap::{Netmap, WhoIs},
-    node::{Certificate, Config, Error, Node, Status},
+    node::{Config, Error, Node, Status},
     service::{ServiceListener, ServiceMode, ServiceName, ServiceStatus},
 };
 use tokio::sync::watch;

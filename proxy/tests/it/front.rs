@@ -19,10 +19,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use postern_idp::store::MemoryStore as MemoryDocuments;
 use postern_node::{
+    cert::Certificate,
     credential::Credential,
     funnel::FunnelError,
     netmap::{self, CapMap, PeerApi, UserProfile, WhoIs},
-    node::{Certificate, Config, Error, Identity, Status},
+    node::{Config, Error, Identity, Status},
     service::{ServiceError, ServiceName, ServiceStatus},
     state::{MemoryStore, StateError, StateStore},
 };

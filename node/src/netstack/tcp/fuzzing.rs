@@ -81,7 +81,7 @@ pub(crate) fn hostile_peer(mut input: &[u8]) {
         tcp.egress(now, &mut out);
         for packet in out.drain(..) {
             let sent = parse(&packet).expect("whole segments are sent");
-            assert!(packet.len() <= crate::wg::MTU);
+            assert!(packet.len() <= crate::netstack::packet::MTU);
             assert_eq!((sent.src_port, sent.dst_port), (80, 5000));
         }
         assert!(tcp.share.held() < 3 << 20);

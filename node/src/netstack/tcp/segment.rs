@@ -8,10 +8,7 @@ use smoltcp::{
     wire::{IpAddress, IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber},
 };
 
-use crate::{
-    netstack::packet::{FlowKey, Header, padded_len},
-    wg::MTU,
-};
+use crate::netstack::packet::{FlowKey, Header, MTU, padded_len};
 
 const HOP_LIMIT: u8 = 64;
 const TCP_HEADER: usize = 20;
