@@ -117,7 +117,7 @@ impl UdpSocket {
             io::Error::new(io::ErrorKind::InvalidInput, why)
         })?;
         // A Service's go to its other host while nobody has a socket for it here, as connections do.
-        if view.is_own(to.ip()) || (view.is_ours(to.ip()) && shared.packets.takes(to)) {
+        if view.is_own(to.ip()) || (view.service(to.ip()).is_some() && shared.packets.takes(to)) {
             // Straight into the socket's queue, which bounds what waits.
             let payload = Bytes::copy_from_slice(payload);
             let len = payload.len();
