@@ -13,7 +13,7 @@ use crate::{
         tcp::{Pool, Read, Share, Tcp},
     },
     tailcfg,
-    wg::{Incoming, Peers},
+    wg::{Incoming, Peers, Source},
 };
 
 pub use crate::filter::go::compare as compare_filter;
@@ -57,7 +57,7 @@ impl Tunnel {
     pub fn open(&self, at: usize, datagrams: &[Bytes]) -> Vec<Bytes> {
         let [(peers, _), (_, other)] = self.seen_from(at);
         let admit = |_: &NodePublic| Some(other.clone());
-        let source = SocketAddr::from(([192, 0, 2, 1], 41_641));
+        let source = Source::Udp(([192, 0, 2, 1], 41_641).into());
         let mut replies = Vec::new();
         for datagram in datagrams {
             let taken = peers.receive(

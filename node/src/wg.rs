@@ -24,7 +24,10 @@ use self::{
     limiter::{Limiter, Verified},
     peer::Session,
 };
-pub(crate) use self::{limiter::network, peer::Peer};
+pub(crate) use self::{
+    limiter::{Source, network},
+    peer::Peer,
+};
 use crate::{
     key::{NodePrivate, NodePublic},
     netmap::Node,
@@ -72,8 +75,8 @@ pub(crate) enum Incoming {
     Initiation(Arc<Peer>),
     /// The answer to our own handshake; the first packet of the session is among the replies.
     Established(Arc<Peer>),
-    /// There are too many handshakes: the source must first return this cookie.
-    Cookie(Bytes),
+    /// There are too many handshakes: the address must first return this cookie.
+    Cookie(SocketAddr, Bytes),
     /// A cookie for our own next handshake.
     Done,
 }
@@ -109,17 +112,18 @@ impl Peers {
     pub(crate) fn receive(
         &self,
         now: Instant,
-        source: SocketAddr,
+        source: Source,
         received: &[u8],
-        admit: impl FnOnce(&NodePublic) -> Option<Arc<Node>>,
+        admit: impl Fn(&NodePublic) -> Option<Arc<Node>>,
         replies: &mut Vec<Bytes>,
     ) -> Result<Incoming, Rejected> {
         // One copy into a packet of its own: gotatun decrypts in place but wants a BytesMut.
         let packet = Packet::from_bytes(BytesMut::from(received));
         let identity = self.identity.read();
-        let message = match identity.limiter.verify(now, source, packet)? {
+        let knows = |key: &NodePublic| admit(key).is_some();
+        let message = match identity.limiter.verify(now, source, packet, knows)? {
             Verified::Message(message) => message,
-            Verified::Cookie(cookie) => return Ok(Incoming::Cookie(datagram(cookie))),
+            Verified::Cookie(to, cookie) => return Ok(Incoming::Cookie(to, datagram(cookie))),
         };
         let peer = match &message {
             WgKind::Data(m) => self.by_index(m.header.receiver_idx.get()),

@@ -1,7 +1,7 @@
 //! A datagram's way in: path selection, WireGuard, source check, packet filter, flow.
 
 use std::{
-    net::{Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering::AcqRel},
     time,
 };
@@ -29,7 +29,7 @@ use crate::{
         tcp::{Share, Tcp, refusal},
         udp,
     },
-    wg::{Incoming, Peer, Rejected},
+    wg::{Incoming, Peer, Rejected, Source},
 };
 
 /// Connections that are being opened, of all peers and of one.
@@ -68,16 +68,11 @@ impl Origin {
         }
     }
 
-    /// Handshakes are limited per address. Senders through a relay are told apart by their keys, which the
-    /// relay has checked.
-    fn rate_limit_key(self) -> SocketAddr {
+    /// Whom handshakes are counted for.
+    fn source(self) -> Source {
         match self {
-            Self::Udp(from) => from,
-            Self::Derp(region, from) => {
-                let mut ip = [0; 16];
-                ip.copy_from_slice(&from.as_bytes()[..16]);
-                (Ipv6Addr::from(ip), region).into()
-            }
+            Self::Udp(from) => Source::Udp(from),
+            Self::Derp(_, from) => Source::Relay(from),
         }
     }
 }
@@ -139,7 +134,7 @@ impl Inbox {
         let mut replies = Vec::new();
         let incoming = self.shared.peers.receive(
             time,
-            origin.rate_limit_key(),
+            origin.source(),
             datagram,
             |key| view.peer(key),
             &mut replies,
@@ -147,8 +142,9 @@ impl Inbox {
         match incoming {
             Err(rejected) => Err(rejected.into()),
             Ok(Incoming::Done) => Ok(()),
-            Ok(Incoming::Cookie(cookie)) => {
-                self.return_cookie(origin, cookie);
+            Ok(Incoming::Cookie(to, cookie)) => {
+                self.shared.udp.queue(to, [cookie]);
+                self.shared.wake_engine();
                 Ok(())
             }
             Ok(Incoming::Initiation(peer)) => {
@@ -192,14 +188,6 @@ impl Inbox {
             derp: usual.derp.filter(|_| usual.derp != back.derp),
         };
         self.shared.send_by(others, peer, replies);
-    }
-
-    fn return_cookie(&self, origin: Origin, cookie: Bytes) {
-        match origin {
-            Origin::Udp(to) => self.shared.udp.queue(to, [cookie]),
-            Origin::Derp(region, to) => self.shared.queue_derp(region, to, cookie),
-        }
-        self.shared.wake_engine();
     }
 
     /// A packet out of the tunnel.

@@ -1,5 +1,6 @@
 //! How many handshake messages are computed: each costs some Diffie-Hellmans, and the address that it comes from may be
-//! a lie (Go: wireguard-go's `device/cookie.go`, `ratelimiter`).
+//! a lie (Go: wireguard-go's `device/cookie.go`, `ratelimiter`). A relay vouches for who sends, so that its peers prove
+//! nothing, and come in while strangers flood the UDP port.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -16,15 +17,25 @@ use gotatun::{
 use parking_lot::Mutex;
 
 use super::Rejected;
+use crate::key::NodePublic;
 
 /// Counts are of one.
 const SECOND: Duration = Duration::from_secs(1);
-/// Handshakes that are computed for all sources together before each has to return a cookie first.
+/// Handshakes that are computed for all addresses together before each has to return a cookie first; by relays, at all.
 pub(super) const LOAD: u32 = 1_000;
-/// Handshakes that a source with a cookie gets computed meanwhile.
+/// Handshakes that an address with a cookie gets computed meanwhile, or one peer by relays.
 pub(super) const PER_SOURCE: u32 = 50;
 /// Handshakes that are looked at meanwhile: gotatun counts them by source, and anyone can invent sources.
 const LOOKED_AT: u32 = 50_000;
+
+/// Where a datagram came from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source {
+    /// Said to be this address.
+    Udp(SocketAddr),
+    /// By a relay, which has checked that this is the sender.
+    Relay(NodePublic),
+}
 
 /// Who gets a handshake computed.
 pub(super) struct Limiter {
@@ -40,6 +51,8 @@ struct Counts {
     computed: u32,
     looked_at: u32,
     with_cookie: AHashMap<IpAddr, u32>,
+    relayed: u32,
+    relayed_of: AHashMap<NodePublic, u32>,
 }
 
 impl Counts {
@@ -49,14 +62,16 @@ impl Counts {
             computed: 0,
             looked_at: 0,
             with_cookie: AHashMap::new(),
+            relayed: 0,
+            relayed_of: AHashMap::new(),
         }
     }
 }
 
-/// What may be taken in, or a cookie for its sender.
+/// What may be taken in, or a cookie for an address.
 pub(super) enum Verified {
     Message(WgKind),
-    Cookie(Packet),
+    Cookie(SocketAddr, Packet),
 }
 
 impl Limiter {
@@ -73,19 +88,18 @@ impl Limiter {
         self.open.clone()
     }
 
-    /// Whether a datagram is WireGuard, a handshake in it is for us, and its source's turn has come.
+    /// Whether a datagram is WireGuard, a handshake in it is for us, and its source's turn has come. `knows` says who may
+    /// talk to us.
     pub(super) fn verify(
         &self,
         now: Instant,
-        source: SocketAddr,
+        source: Source,
         packet: Packet,
+        knows: impl FnOnce(&NodePublic) -> bool,
     ) -> Result<Verified, Rejected> {
         // Initiations and responses; all else is for a session, which is looked up by its index.
         if !matches!(packet.first(), Some(1 | 2)) {
-            return match self.open.verify_packet(source, packet) {
-                Ok(message) => Ok(Verified::Message(message)),
-                Err(_) => Err(Rejected::Invalid),
-            };
+            return self.pass(packet);
         }
         let mut counts = self.counts.lock();
         if now.saturating_duration_since(counts.since) >= SECOND {
@@ -93,20 +107,39 @@ impl Limiter {
             self.open.try_reset_count();
             self.closed.try_reset_count();
         }
+        match source {
+            Source::Udp(from) => self.verify_from(from, packet, &mut counts),
+            Source::Relay(key) if !knows(&key) => Err(Rejected::Unknown),
+            Source::Relay(key) => {
+                let of_peer = counts.relayed_of.get(&key).copied().unwrap_or_default();
+                if counts.relayed == LOAD || of_peer == PER_SOURCE {
+                    return Err(Rejected::TooMany);
+                }
+                let message = self.pass(packet)?;
+                counts.relayed += 1;
+                counts.relayed_of.insert(key, of_peer + 1);
+                Ok(message)
+            }
+        }
+    }
+
+    fn verify_from(
+        &self,
+        source: SocketAddr,
+        packet: Packet,
+        counts: &mut Counts,
+    ) -> Result<Verified, Rejected> {
         if counts.computed < LOAD {
-            let message = self
-                .open
-                .verify_packet(source, packet)
-                .map_err(|_| Rejected::Invalid)?;
+            let message = self.pass(packet)?;
             counts.computed += 1;
-            return Ok(Verified::Message(message));
+            return Ok(message);
         }
         if counts.looked_at == LOOKED_AT {
             return Err(Rejected::TooMany);
         }
         let verified = match self.closed.verify_packet(source, packet) {
             Ok(message) => Verified::Message(message),
-            Err(TunnResult::WriteToNetwork(cookie)) => Verified::Cookie(cookie.into()),
+            Err(TunnResult::WriteToNetwork(cookie)) => Verified::Cookie(source, cookie.into()),
             Err(_) => return Err(Rejected::Invalid),
         };
         counts.looked_at += 1;
@@ -118,6 +151,15 @@ impl Limiter {
             *computed += 1;
         }
         Ok(verified)
+    }
+
+    fn pass(&self, packet: Packet) -> Result<Verified, Rejected> {
+        // It has no bound, so that the address means nothing to it.
+        let anywhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        match self.open.verify_packet(anywhere, packet) {
+            Ok(message) => Ok(Verified::Message(message)),
+            Err(_) => Err(Rejected::Invalid),
+        }
     }
 }
 
@@ -172,8 +214,17 @@ mod tests {
         (public, Limiter::new(&public))
     }
 
-    fn address(i: u32) -> SocketAddr {
-        ((0x0a00_0000 + i).to_be_bytes(), 41_641).into()
+    fn address(i: u32) -> Source {
+        Source::Udp(((0x0a00_0000 + i).to_be_bytes(), 41_641).into())
+    }
+
+    fn verify(
+        limiter: &Limiter,
+        now: Instant,
+        source: Source,
+        packet: &BytesMut,
+    ) -> Result<Verified, Rejected> {
+        limiter.verify(now, source, Packet::from_bytes(packet.clone()), |_| true)
     }
 
     #[derive(Default)]
@@ -187,7 +238,7 @@ mod tests {
         fn count(&mut self, verified: Result<Verified, Rejected>) {
             match verified {
                 Ok(Verified::Message(_)) => self.computed += 1,
-                Ok(Verified::Cookie(_)) => self.cookies += 1,
+                Ok(Verified::Cookie(..)) => self.cookies += 1,
                 Err(rejected) => {
                     assert_eq!(rejected, Rejected::TooMany);
                     self.dropped += 1;
@@ -204,7 +255,7 @@ mod tests {
         let flood = |now, count| {
             let mut outcomes = Outcomes::default();
             for i in 0..count {
-                outcomes.count(limiter.verify(now, address(i), Packet::from_bytes(captured.clone())));
+                outcomes.count(verify(&limiter, now, address(i), &captured));
             }
             (outcomes.computed, outcomes.cookies, outcomes.dropped)
         };
@@ -220,12 +271,12 @@ mod tests {
         let (mut honest, mut flood) = (Initiator::to(&public), Initiator::to(&public));
         let captured = flood.initiation();
         let now = Instant::now();
-        let verify = |from, packet: &BytesMut| limiter.verify(now, from, Packet::from_bytes(packet.clone()));
+        let verify = |from, packet: &BytesMut| verify(&limiter, now, from, packet);
         for i in 0..LOAD {
             assert!(matches!(verify(address(i), &captured), Ok(Verified::Message(_))));
         }
-        let honest_one = "[2001:db8::1]:41641".parse().unwrap();
-        let Ok(Verified::Cookie(cookie)) = verify(honest_one, &honest.initiation()) else {
+        let honest_one = Source::Udp("[2001:db8::1]:41641".parse().unwrap());
+        let Ok(Verified::Cookie(_, cookie)) = verify(honest_one, &honest.initiation()) else {
             panic!("no cookie was asked for")
         };
         honest.take(cookie);
@@ -244,17 +295,53 @@ mod tests {
     }
 
     #[test]
+    fn peers_by_relay_get_handshakes_computed_beside_a_flood_and_each_some() {
+        let (public, limiter) = us();
+        let initiation = Initiator::to(&public).initiation();
+        let now = Instant::now();
+        for i in 0..LOAD + 500 {
+            drop(verify(&limiter, now, address(i), &initiation));
+        }
+        let flood = |key| {
+            let mut outcomes = Outcomes::default();
+            for _ in 0..2 * PER_SOURCE {
+                outcomes.count(verify(&limiter, now, Source::Relay(key), &initiation));
+            }
+            (outcomes.computed, outcomes.cookies)
+        };
+        let peer = |id: u32| NodePublic::from_bytes([id as u8; 32]);
+        for id in 0..LOAD / PER_SOURCE {
+            assert_eq!(flood(peer(id)), (PER_SOURCE, 0));
+        }
+        assert_eq!(flood(peer(100)), (0, 0), "a relay may lie");
+        let later = now + SECOND;
+        let taken = verify(&limiter, later, Source::Relay(peer(100)), &initiation);
+        assert!(matches!(taken, Ok(Verified::Message(_))));
+    }
+
+    #[test]
+    fn strangers_by_relay_get_nothing_computed() {
+        let (public, limiter) = us();
+        let initiation = Initiator::to(&public).initiation();
+        let stranger = Source::Relay(NodePublic::from_bytes([1; 32]));
+        let taken = limiter.verify(Instant::now(), stranger, Packet::from_bytes(initiation), |_| {
+            false
+        });
+        assert!(matches!(taken, Err(Rejected::Unknown)));
+    }
+
+    #[test]
     fn what_is_no_handshake_for_us_counts_for_nothing() {
         let (public, limiter) = us();
         let other = PublicKey::from(&StaticSecret::from([9; 32]));
         let foreign = Initiator::to(&other).initiation();
         let now = Instant::now();
         for i in 0..2 * LOAD {
-            let taken = limiter.verify(now, address(i), Packet::from_bytes(foreign.clone()));
+            let taken = verify(&limiter, now, address(i), &foreign);
             assert!(matches!(taken, Err(Rejected::Invalid)));
         }
         let ours = Initiator::to(&public).initiation();
-        let taken = limiter.verify(now, address(0), Packet::from_bytes(ours));
+        let taken = verify(&limiter, now, address(0), &ours);
         assert!(matches!(taken, Ok(Verified::Message(_))));
     }
 }

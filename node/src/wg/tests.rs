@@ -46,7 +46,7 @@ impl Side {
         let admit = |key: &NodePublic| (*key == other.node.key).then(|| other.node.clone());
         let incoming = self
             .peers
-            .receive(self.now, other.at, datagram, admit, &mut replies);
+            .receive(self.now, Source::Udp(other.at), datagram, admit, &mut replies);
         (incoming, replies.iter().map(bytes).collect())
     }
 
@@ -173,7 +173,7 @@ async fn under_load_a_cookie_opens_the_door() {
     overload(&b);
     let initiation = a.seal(&b, &[&text("at last")]).remove(0);
     let (taken, replies) = b.take(&a, &initiation);
-    let Ok(Incoming::Cookie(cookie)) = taken else {
+    let Ok(Incoming::Cookie(_, cookie)) = taken else {
         panic!("no cookie was asked for")
     };
     assert!(replies.is_empty());
@@ -189,11 +189,11 @@ async fn under_load_a_cookie_opens_the_door() {
     // From elsewhere the cookie is worth nothing, and the session goes on meanwhile.
     let elsewhere = a.initiate(&b).unwrap();
     let mut replies = Vec::new();
-    let moved = (a.at.ip(), 9).into();
+    let moved = Source::Udp((a.at.ip(), 9).into());
     let taken = b
         .peers
         .receive(b.now, moved, &elsewhere, |_| Some(a.node.clone()), &mut replies);
-    assert!(matches!(taken, Ok(Incoming::Cookie(_))));
+    assert!(matches!(taken, Ok(Incoming::Cookie(..))));
     let data = a.seal(&b, &[&text("goes on")]);
     assert_eq!(settle(&a, &b, data)[1], [text("goes on")]);
 }
@@ -203,12 +203,12 @@ fn overload(side: &Side) {
     let flood = Side::new(9).initiate(side).unwrap();
     let mut computed = 0;
     for i in 0..=LOAD {
-        let source = SocketAddr::from(((0x0a00_0000 + i).to_be_bytes(), 1));
+        let source = Source::Udp(((0x0a00_0000 + i).to_be_bytes(), 1).into());
         match side
             .peers
             .receive(side.now, source, &flood, |_| None, &mut Vec::new())
         {
-            Ok(Incoming::Cookie(_)) => return,
+            Ok(Incoming::Cookie(..)) => return,
             Err(rejected) => assert_eq!(rejected, Rejected::Unknown),
             Ok(_) => panic!("a stranger was let in"),
         }
