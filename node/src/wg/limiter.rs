@@ -23,8 +23,10 @@ use crate::key::NodePublic;
 const SECOND: Duration = Duration::from_secs(1);
 /// Handshakes that are computed for all addresses together before each has to return a cookie first; by relays, at all.
 pub(super) const LOAD: u32 = 1_000;
-/// Handshakes that an address with a cookie gets computed meanwhile, or one peer by relays.
-pub(super) const PER_SOURCE: u32 = 50;
+/// Handshakes that an address with a cookie gets computed meanwhile.
+const PER_SOURCE: u32 = 50;
+/// Handshakes that one peer gets computed by relays. It has reason for one in 5 s, and some more when both sides start anew.
+const PER_PEER: u32 = 10;
 /// Handshakes that are looked at meanwhile: gotatun counts them by source, and anyone can invent sources.
 const LOOKED_AT: u32 = 50_000;
 
@@ -112,7 +114,7 @@ impl Limiter {
             Source::Relay(key) if !knows(&key) => Err(Rejected::Unknown),
             Source::Relay(key) => {
                 let of_peer = counts.relayed_of.get(&key).copied().unwrap_or_default();
-                if counts.relayed == LOAD || of_peer == PER_SOURCE {
+                if counts.relayed == LOAD || of_peer == PER_PEER {
                     return Err(Rejected::TooMany);
                 }
                 let message = self.pass(packet)?;
@@ -304,18 +306,18 @@ mod tests {
         }
         let flood = |key| {
             let mut outcomes = Outcomes::default();
-            for _ in 0..2 * PER_SOURCE {
+            for _ in 0..2 * PER_PEER {
                 outcomes.count(verify(&limiter, now, Source::Relay(key), &initiation));
             }
             (outcomes.computed, outcomes.cookies)
         };
         let peer = |id: u32| NodePublic::from_bytes([id as u8; 32]);
-        for id in 0..LOAD / PER_SOURCE {
-            assert_eq!(flood(peer(id)), (PER_SOURCE, 0));
+        for id in 0..LOAD / PER_PEER {
+            assert_eq!(flood(peer(id)), (PER_PEER, 0));
         }
-        assert_eq!(flood(peer(100)), (0, 0), "a relay may lie");
+        assert_eq!(flood(peer(200)), (0, 0), "a relay may lie");
         let later = now + SECOND;
-        let taken = verify(&limiter, later, Source::Relay(peer(100)), &initiation);
+        let taken = verify(&limiter, later, Source::Relay(peer(200)), &initiation);
         assert!(matches!(taken, Ok(Verified::Message(_))));
     }
 
