@@ -105,7 +105,7 @@ async fn fetched_beside(lab: &Lab, flood: Flood) -> (Duration, u64) {
     ends.store(true, Relaxed);
     let sent = flood.join().unwrap();
     assert_eq!(answer["body"], "0\n1\n2\n", "{answer}");
-    assert!(sent as f64 > 1_000. * took.as_secs_f64(), "{sent} are no load");
+    assert!(sent > 5_000, "{sent} are no load");
     (took, sent)
 }
 
