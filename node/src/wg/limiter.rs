@@ -24,7 +24,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Handshakes that are computed for all addresses together before each has to return a cookie first; by relays, at all.
 pub(super) const LOAD: u32 = 1_000;
 /// Handshakes that an address with a cookie gets computed meanwhile.
-const PER_SOURCE: u32 = 50;
+const PER_ADDRESS: u32 = 50;
 /// Handshakes that one peer gets computed by relays. It has reason for one in 5 s, and some more when both sides start anew.
 const PER_PEER: u32 = 10;
 /// Handshakes that are looked at meanwhile: gotatun counts them by source, and anyone can invent sources.
@@ -112,17 +112,24 @@ impl Limiter {
         match source {
             Source::Udp(from) => self.verify_from(from, packet, &mut counts),
             Source::Relay(key) if !knows(&key) => Err(Rejected::Unknown),
-            Source::Relay(key) => {
-                let of_peer = counts.relayed_of.get(&key).copied().unwrap_or_default();
-                if counts.relayed == LOAD || of_peer == PER_PEER {
-                    return Err(Rejected::TooMany);
-                }
-                let message = self.pass(packet)?;
-                counts.relayed += 1;
-                counts.relayed_of.insert(key, of_peer + 1);
-                Ok(message)
-            }
+            Source::Relay(key) => self.verify_relayed(key, packet, &mut counts),
         }
+    }
+
+    fn verify_relayed(
+        &self,
+        key: NodePublic,
+        packet: Packet,
+        counts: &mut Counts,
+    ) -> Result<Verified, Rejected> {
+        let of_peer = counts.relayed_of.entry(key).or_default();
+        if counts.relayed == LOAD || *of_peer == PER_PEER {
+            return Err(Rejected::TooMany);
+        }
+        let message = self.pass(packet)?;
+        counts.relayed += 1;
+        *of_peer += 1;
+        Ok(message)
     }
 
     fn verify_from(
@@ -147,7 +154,7 @@ impl Limiter {
         counts.looked_at += 1;
         if matches!(verified, Verified::Message(_)) {
             let computed = counts.with_cookie.entry(network(source.ip())).or_default();
-            if *computed == PER_SOURCE {
+            if *computed == PER_ADDRESS {
                 return Err(Rejected::TooMany);
             }
             *computed += 1;
@@ -284,7 +291,7 @@ mod tests {
         honest.take(cookie);
         let with_cookie = honest.initiation();
         let mut outcomes = Outcomes::default();
-        for i in 0..PER_SOURCE + 5 {
+        for i in 0..PER_ADDRESS + 5 {
             outcomes.count(verify(address(i), &captured));
             outcomes.count(verify(honest_one, &with_cookie));
         }
@@ -293,7 +300,7 @@ mod tests {
             cookies,
             dropped,
         } = outcomes;
-        assert_eq!((computed, cookies, dropped), (PER_SOURCE, PER_SOURCE + 5, 5));
+        assert_eq!((computed, cookies, dropped), (PER_ADDRESS, PER_ADDRESS + 5, 5));
     }
 
     #[test]

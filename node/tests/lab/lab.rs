@@ -378,6 +378,14 @@ impl Lab {
             .unwrap()
     }
 
+    /// Lets the relay drop all connections and take none, or work again.
+    pub async fn break_relay(&self, broken: bool) {
+        let (status, body) = self
+            .admin("PUT", "/relays/1/broken", Some(Value::Bool(broken)))
+            .await;
+        assert_eq!(status, 200, "{body}");
+    }
+
     /// What control knows about a node; null when it knows none.
     pub async fn device(&self, host: &str) -> Value {
         let (status, body) = self.admin("GET", &format!("/nodes/{host}"), None).await;

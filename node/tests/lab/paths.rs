@@ -11,7 +11,6 @@ use postern_node::{
     node::{Config, Node, Status},
     state::HandOver,
 };
-use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::sleep,
@@ -20,7 +19,8 @@ use tokio::{
 use crate::lab::{Lab, eventually, status, stored, up, with_lab};
 
 /// All UDP but the relay's STUN.
-const NO_UDP_V4: &str = "iptables --append INPUT --protocol udp --match multiport ! --ports 9978 --jump DROP";
+pub const NO_UDP_V4: &str =
+    "iptables --append INPUT --protocol udp --match multiport ! --ports 9978 --jump DROP";
 const NO_UDP_V6: &str = "ip6tables --append INPUT --protocol udp --jump DROP";
 
 const EVERY: Duration = Duration::from_millis(100);
@@ -112,15 +112,11 @@ fn a_relay_that_goes_is_returned_to_and_streams_go_on() {
         };
         let node = serving(config).await;
         comes_by(lab, "http://relayed/", "derp lab").await;
-        let broken = async |on: bool| {
-            let (status, body) = lab.admin("PUT", "/relays/1/broken", Some(json!(on))).await;
-            assert_eq!(status, 200, "{body}");
-        };
         let outage = async {
             sleep(EVERY * 10).await;
-            broken(true).await;
+            lab.break_relay(true).await;
             sleep(EVERY * 30).await;
-            broken(false).await;
+            lab.break_relay(false).await;
         };
         let gap = longest_wait(lab, "relayed", 100, outage).await;
         println!("while the relay was away nothing came for {gap} ms");
